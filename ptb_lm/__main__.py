@@ -1,0 +1,59 @@
+"""The entry point: runs the command line and turns errors into one line and an exit code."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from ptb_lm.cli import app
+from ptb_lm.errors import PtbLmError
+
+SIGINT_EXIT_CODE = 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 it failed, 2 the call or its input is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("ptb_lm").setLevel(logging.INFO)
+    try:
+        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"error: {type(error).__name__}: {error}; --debug shows where")
+        sys.exit(1)
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        return int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
+    except PtbLmError as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(f"error: {error}")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped")
+        return SIGINT_EXIT_CODE
+    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        help_was_asked_for = type(error).__name__ == "NoArgsIsHelpError"
+        _complain(usage() if help_was_asked_for else f"error: {usage()}")
+        return int(getattr(error, "exit_code", 2))
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What a run is (model, training) and how it is made (run): complete, frozen, checked.
+
+A preset is a TOML file with the sections ``[model]`` and ``[training]``. A run folder's
+``config.toml`` has a third, ``[run]``, so that ``--config runs/x/config.toml`` repeats a run.
+No key has a default outside this file.
+"""
+
+import difflib
+import json
+import tomllib
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptb_lm.errors import InputError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen section in which an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(Section):
+    """The network (paper, section 3 and 4.1)."""
+
+    cell: Literal["lstm"]
+    layers: PositiveInt
+    hidden_size: PositiveInt
+    """H: units of each layer and width of the embedding."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """The probability of dropping a unit on each of the L+1 non-recurrent connections."""
+    init_range: PositiveFloat
+    """Every parameter, biases too, is drawn uniformly from (-init_range, init_range)."""
+
+
+class TrainingConfig(Section):
+    """The optimisation (paper, section 4.1)."""
+
+    batch_size: PositiveInt
+    """B: the number of streams (columns) that the corpus is cut into."""
+    unrolled_steps: PositiveInt
+    """T: the steps of truncated backpropagation through time."""
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    """The rate of the first ``constant_epochs`` epochs."""
+    constant_epochs: Annotated[int, Field(ge=0)]
+    decay: PositiveFloat
+    """What the rate is divided by at each epoch after ``constant_epochs``."""
+    clip_norm: PositiveFloat
+    """The greatest global norm of the gradient of the objective."""
+
+
+class RunOptions(Section):
+    """How a run is made: options of the command line, recorded with the run."""
+
+    config: str
+    """The name of the preset, or the stem of the file, that the run began from."""
+    data: str = "ptb"
+    """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32"] = "fp32"
+    """``fp32``: float32 in every product, on CUDA without TF32."""
+    log_steps: PositiveInt = 200
+    """A line of metrics is written every so many steps, and one at each epoch's end."""
+
+
+class Config(Section):
+    """A run, complete."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    run: RunOptions
+
+
+def presets_folder() -> Traversable:
+    """Return the registry: the folder ``configs``, inside the wheel or beside the package."""
+    installed = resources.files("ptb_lm") / "configs"
+    if installed.is_dir():
+        return installed
+    return Path(__file__).parent.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
+    files = (entry.name for entry in presets_folder().iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
+
+
+def preset_headline(name: str) -> str:
+    """Return the first line of a preset's header, which says what the preset is."""
+    text = (presets_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    return text.splitlines()[0].removeprefix("#").strip()
+
+
+def resolve(
+    name_or_file: str, assignments: list[str] | None = None, options: dict[str, Any] | None = None
+) -> Config:
+    """Resolve a preset or file, ``--set`` assignments and command-line options into a run.
+
+    Args:
+        name_or_file: a preset's name or the path of a TOML file.
+        assignments: ``section.key=value``, the value as TOML or as a bare word.
+        options: keys of ``[run]`` given on the command line; they win over the file's.
+
+    Raises:
+        InputError: naming the key or file, what it got, what it wanted, the nearest name.
+    """
+    table, name, origin = _read(name_or_file)
+    table.setdefault("run", {}).setdefault("config", name)
+    table["run"].update(options or {})
+    origins = {("run", key): "the command line" for key in options or {}}
+    for assignment in assignments or []:
+        path, value = _parse_assignment(assignment)
+        section = table.setdefault(path[0], {})
+        section[path[1]] = value
+        origins[path] = f"--set {assignment}"
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise InputError(_describe(error, origin, origins)) from None
+
+
+def load_config(path: Path) -> Config:
+    """Read the ``config.toml`` of a run folder, which must be complete.
+
+    Raises:
+        InputError: the file is missing, not TOML, or lacks a key.
+    """
+    return resolve(str(path))
+
+
+def to_toml(config: BaseModel) -> str:
+    """Write the sections of a config as TOML that :func:`resolve` reads back to the same."""
+    lines: list[str] = []
+    for section, values in config.model_dump().items():
+        lines += [f"[{section}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+        lines.append("")
+    return "\n".join(lines)
+
+
+class Recipe(Section):
+    """What a run is, without how it is made: the two sections of a preset."""
+
+    model: ModelConfig
+    training: TrainingConfig
+
+
+def recipe_of(config: Config) -> Recipe:
+    """Return the part of a config that a preset holds."""
+    return Recipe(model=config.model, training=config.training)
+
+
+def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
+    """Return a file's sections, the config's name, and what to call the file in a message."""
+    if name_or_file in preset_names():
+        source: Traversable = presets_folder() / f"{name_or_file}.toml"
+    else:
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise InputError(_no_such_config(name_or_file))
+        source = path
+    try:
+        table = tomllib.loads(source.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name_or_file}: not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name_or_file}: not valid TOML: {error}") from None
+    for section, values in table.items():
+        if not isinstance(values, dict):
+            raise InputError(f"{name_or_file}: {section}: expected a section [{section}]")
+    return table, Path(name_or_file).stem, name_or_file
+
+
+def _no_such_config(name: str) -> str:
+    if name.endswith(".toml") or "/" in name:
+        return f"{name}: no such config file"
+    hint = _did_you_mean(name, preset_names())
+    return f"config {name!r}: no such preset or file{hint}; presets: {', '.join(preset_names())}"
+
+
+def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
+    key, equals, text = assignment.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise InputError(f"--set {assignment}: expected section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word, as in model.cell=lstm
+    return (section, name), value
+
+
+def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str, str], str]) -> str:
+    """Turn pydantic's first complaint into one line of ours."""
+    first = error.errors()[0]
+    location = tuple(str(part) for part in first["loc"])
+    key = ".".join(location)
+    origin = origins.get(location[:2], file_origin) if len(location) > 1 else file_origin
+    if first["type"] == "extra_forbidden":
+        known = _known_names(location)
+        hint = _did_you_mean(location[-1], known)
+        return f"{origin}: {key}: unknown key{hint}; known: {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
+    wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{origin}: {key}: expected {wanted}, got {first['input']!r}"
+
+
+def _known_names(location: tuple[str, ...]) -> list[str]:
+    if len(location) == 1:
+        return list(Config.model_fields)
+    section = Config.model_fields[location[0]].annotation
+    assert isinstance(section, type) and issubclass(section, Section)
+    return list(section.model_fields)
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string but for the one control character JSON leaves bare.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)

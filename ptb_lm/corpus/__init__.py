@@ -1,0 +1,1 @@
+"""From text to columns of word indices: download, vocabulary, synthetic language, batching."""

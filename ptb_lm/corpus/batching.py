@@ -1,0 +1,84 @@
+"""From a stream of tokens to windows of truncated backpropagation through time.
+
+Shapes: N tokens in the stream, B streams (columns), T steps (rows) in a window. Arrays are
+time-major, so that a window is a slice of rows and the network's step t reads row t.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.errors import InputError
+
+
+def training_columns(tokens: TokenIds, batch_size: int, unrolled_steps: int) -> Tensor:
+    """Cut a stream into B contiguous columns; the N mod B tokens of its end are left out.
+
+    Returns:
+        int64 of shape (N // B, B): column b reads downwards as the b-th part of the text.
+
+    Raises:
+        InputError: the corpus is too short for a single window.
+    """
+    least = batch_size * (unrolled_steps + 1)
+    if len(tokens) < least:
+        raise InputError(
+            f"the training text has {len(tokens):,} tokens; batch_size {batch_size} and "
+            f"unrolled_steps {unrolled_steps} need at least {least:,}; lower one of the two"
+        )
+    length = len(tokens) // batch_size
+    columns = torch.from_numpy(tokens[: length * batch_size].astype("int64"))
+    return columns.view(batch_size, length).t().contiguous()
+
+
+def windows_per_epoch(columns: Tensor, unrolled_steps: int) -> int:
+    """Return the number of whole windows; the last partial one is dropped in training."""
+    return (len(columns) - 1) // unrolled_steps
+
+
+def training_window(columns: Tensor, window: int, unrolled_steps: int) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of a window, both (T, B); a target is the next row's input."""
+    start = window * unrolled_steps
+    stop = start + unrolled_steps
+    return columns[start:stop], columns[start + 1 : stop + 1]
+
+
+def require_columns(tokens: int, streams: int) -> None:
+    """Raise InputError if a text is too short to be cut into this many columns."""
+    if tokens < streams + 1:
+        raise InputError(
+            f"the text to evaluate has {tokens:,} tokens; {streams} columns need at least "
+            f"{streams + 1:,}; lower batch_size or give more text"
+        )
+
+
+def evaluation_windows(targets: int, streams: int, max_steps: int) -> Iterator[Tensor]:
+    """Lay out the evaluation of a text so that each of its targets is scored exactly once.
+
+    The targets are the tokens 1 … N-1; target i (counted from 0) is token i+1 and is predicted
+    from token i. They are cut into B contiguous columns. Where B does not divide their number,
+    the first columns are one target longer, and the last window is that one row, narrower.
+
+    Args:
+        targets: N - 1.
+        streams: B; 1 is the paper's test protocol.
+        max_steps: the most rows of a window. The figures do not depend on it.
+
+    Yields:
+        int64 of shape (at most max_steps, B or less): which target each place scores. Read as
+        token positions they are the inputs; plus one, the targets.
+
+    Raises:
+        InputError: the text has fewer targets than streams.
+    """
+    require_columns(targets + 1, streams)
+    length, longer = divmod(targets, streams)
+    column = torch.arange(streams)
+    starts = column * length + column.clamp(max=longer)  # of each column, (B,)
+    for row in range(0, length, max_steps):
+        rows = torch.arange(row, min(row + max_steps, length))
+        yield rows[:, None] + starts[None, :]
+    if longer:
+        yield (starts[:longer] + length)[None, :]

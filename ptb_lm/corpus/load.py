@@ -1,0 +1,65 @@
+"""The one way from what the user asked for to encoded splits."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptb_lm.corpus.download import fetch_ptb
+from ptb_lm.corpus.ptb import is_installed, read_ptb
+from ptb_lm.corpus.synthetic import synthetic_words
+from ptb_lm.corpus.text import decode, read_words, split_words
+from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
+from ptb_lm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Three encoded splits and the vocabulary of the first.
+
+    Attributes:
+        name: ``ptb``, ``synthetic`` or the folder it came from.
+        splits: int32 word indices of shape (N,) for each of train, valid and test.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    splits: dict[str, TokenIds]
+
+
+def data_directory(option: Path | None) -> Path:
+    """Return the data folder: the option, else ``$PTB_LM_DATA_DIR``, else ``./data``."""
+    return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
+
+
+def load_corpus(name: str, data_dir: Path) -> Corpus:
+    """Load ``ptb`` (fetched first where it is not there), ``synthetic``, or a folder of texts.
+
+    Raises:
+        InputError: no such data, a file missing, empty, damaged or not UTF-8.
+        PtbLmError: the Penn Treebank is not there and could not be fetched.
+    """
+    if name == "ptb":
+        words = _ptb_words(data_dir)
+    elif name == "synthetic":
+        words = synthetic_words()
+    elif Path(name).is_dir():
+        words = {split: read_words(Path(name) / f"{split}.txt") for split in SPLITS}
+    else:
+        raise InputError(
+            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt "
+            "and test.txt"
+        )
+    vocabulary = Vocabulary.of_text(words["train"])
+    return Corpus(name, vocabulary, {split: vocabulary.encode(words[split]) for split in SPLITS})
+
+
+def _ptb_words(data_dir: Path) -> dict[str, list[str]]:
+    if not is_installed(data_dir):
+        logger.info("The Penn Treebank is not in %s: fetching it.", data_dir)
+        fetch_ptb(data_dir)
+    return {split: split_words(decode(data, split)) for split, data in read_ptb(data_dir).items()}

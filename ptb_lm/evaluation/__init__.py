@@ -1,0 +1,1 @@
+"""Figures from checkpoints: protocols, per-token score files, averages, sampled text."""

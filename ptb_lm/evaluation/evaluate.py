@@ -1,0 +1,173 @@
+"""A network on a text: the paper's two protocols."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ptb_lm.config import Config
+from ptb_lm.corpus.load import SPLITS, load_corpus
+from ptb_lm.corpus.text import read_words
+from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import PROTOCOLS, ScoredText, Scores, save_scores, text_sha256
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import target_log_probabilities
+from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
+from ptb_lm.training.environment import choose_device, set_precision
+from ptb_lm.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
+"""How the paper's figure of each split is made; a text of the user's is one stream."""
+
+
+def score_text(
+    network: LanguageModel,
+    vocabulary: Vocabulary,
+    tokens: TokenIds,
+    *,
+    name: str,
+    split: str,
+    protocol: str,
+    batch_size: int,
+) -> Scores:
+    """Score a text under a protocol.
+
+    Args:
+        network: on any device.
+        vocabulary: that the tokens are indices of.
+        tokens: (N,).
+        name: what to call the member.
+        split: what to call the text.
+        protocol: ``stream`` or ``columns``.
+        batch_size: B of the protocol ``columns``.
+
+    Raises:
+        InputError: the text is too short for the protocol.
+    """
+    streams = 1 if protocol == "stream" else batch_size
+    text = ScoredText(
+        split=split,
+        protocol=protocol,
+        streams=streams,
+        text_sha256=text_sha256(vocabulary.decode(tokens)),
+        vocabulary_size=len(vocabulary),
+    )
+    log_probabilities = target_log_probabilities(network, tokens, streams)
+    return Scores(name, text, log_probabilities.numpy().astype(np.float32))
+
+
+def score_finished_run(run: Run) -> dict[str, Scores]:
+    """Score valid and test with the last weights, under the paper's protocols, and keep both."""
+    scores = {}
+    for split in ("valid", "test"):
+        scores[split] = score_text(
+            run.network,
+            run.corpus.vocabulary,
+            run.corpus.splits[split],
+            name=str(run.folder.last),
+            split=split,
+            protocol=PAPER_PROTOCOL[split],
+            batch_size=run.config.training.batch_size,
+        )
+        save_scores(scores[split], run.folder.scores(split))
+    return scores
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to evaluate on, and how: a split of the checkpoint's own data, or a text file."""
+
+    split: str
+    text: Path | None
+    protocol: str
+
+    @classmethod
+    def of(cls, split: str | None, text: Path | None, protocol: str | None) -> "EvaluationRequest":
+        """Fill in what was not asked for: the test split, and the paper's protocol of a split.
+
+        Raises:
+            InputError: there is no such split or protocol, or both a split and a text are given.
+        """
+        if split is not None and text is not None:
+            raise InputError("--split and --text: choose one")
+        if split not in (None, *SPLITS):
+            raise InputError(f"--split {split}: expected {', '.join(SPLITS)}")
+        if protocol not in (None, *PROTOCOLS):
+            raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
+        if text is not None:
+            return cls(text.name, text, protocol or "stream")
+        return cls(split or "test", None, protocol or PAPER_PROTOCOL[split or "test"])
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path], request: EvaluationRequest, data_dir: Path, device: str
+) -> tuple[list[Scores], list[Config]]:
+    """Score one text with each checkpoint.
+
+    Returns:
+        for each checkpoint its scores and its config.
+
+    Raises:
+        InputError: a checkpoint, the text or the data is not there or not right, or the
+            checkpoints' vocabularies differ, so that their figures could not be compared.
+    """
+    torch_device = choose_device(device)
+    members, configs = [], []
+    first: Checkpoint | None = None
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        first = first or checkpoint
+        if checkpoint.vocabulary.sha256 != first.vocabulary.sha256:
+            raise InputError(
+                f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
+                f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
+            )
+        set_precision(checkpoint.config.run.precision)
+        members.append(
+            score_text(
+                checkpoint.network().to(torch_device),
+                checkpoint.vocabulary,
+                _tokens(checkpoint, path, request, data_dir),
+                name=str(path),
+                split=request.split,
+                protocol=request.protocol,
+                batch_size=checkpoint.config.training.batch_size,
+            )
+        )
+        configs.append(checkpoint.config)
+    return members, configs
+
+
+def _tokens(
+    checkpoint: Checkpoint, path: Path, request: EvaluationRequest, data_dir: Path
+) -> TokenIds:
+    """Return the text to score, in the checkpoint's indices."""
+    if request.text is not None:
+        return _tokens_of_file(checkpoint.vocabulary, request.text)
+    corpus = load_corpus(checkpoint.config.run.data, data_dir)
+    if corpus.vocabulary.sha256 != checkpoint.vocabulary.sha256:
+        raise InputError(
+            f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of the "
+            f"data {corpus.name} ({len(corpus.vocabulary):,} words); use --text FILE to evaluate "
+            "it on another text"
+        )
+    return corpus.splits[request.split]
+
+
+def _tokens_of_file(vocabulary: Vocabulary, path: Path) -> TokenIds:
+    words = read_words(path)
+    unknown = sum(word not in vocabulary.index for word in words)
+    if unknown:
+        logger.warning(
+            "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
+            path,
+            f"{unknown:,}",
+            f"{len(words):,}",
+            100 * unknown / len(words),
+        )
+    return vocabulary.encode(words)

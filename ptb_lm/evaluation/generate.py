@@ -1,0 +1,45 @@
+"""Sampled text."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ptb_lm.corpus.text import EOS, UNK
+from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.model.network import LanguageModel
+
+
+@torch.no_grad()
+def generate(
+    network: LanguageModel,
+    vocabulary: Vocabulary,
+    prompt: Sequence[str],
+    count: int,
+    temperature: float,
+    generator: torch.Generator,
+) -> Iterator[str]:
+    """Sample words one at a time, each given all before it; ``<unk>`` is never drawn.
+
+    Args:
+        network: set to evaluation mode.
+        vocabulary: of the network.
+        prompt: words that the text goes on from; none stands for the beginning of a sentence.
+        count: how many words to draw, ``<eos>`` among them.
+        temperature: logits are divided by it; 1 samples from the model as it is.
+        generator: on the CPU, where the drawing is done on any device.
+
+    Yields:
+        the words drawn.
+    """
+    network.eval()
+    device = network.softmax.weight.device
+    unknown = vocabulary.index[UNK]
+    hidden = network.zero_state(1)
+    words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
+    for _ in range(count):
+        logits, hidden = network(words[:, None], hidden)  # (T, 1, V)
+        weights = torch.softmax(logits[-1, 0].double().cpu() / temperature, dim=-1)  # (V,)
+        weights[unknown] = 0
+        drawn = int(torch.multinomial(weights, 1, generator=generator))
+        words = torch.tensor([drawn], device=device)
+        yield vocabulary.words[drawn]

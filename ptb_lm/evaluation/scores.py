@@ -1,0 +1,163 @@
+"""Per-token scores: the file that carries a model's evaluation, and the average of several.
+
+An average of models averages their probabilities: at each target the mean of p over the members,
+not of logits and not of weights. That needs each member's ln p of each target and nothing else,
+so members can be made anywhere and joined later, no model loaded.
+
+Shapes: N tokens of a text, N - 1 targets.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptb_lm.durable import durable_file
+from ptb_lm.errors import InputError
+
+FORMAT = 1
+PROTOCOLS = ("stream", "columns")
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """What was scored, and how. Scores are comparable where all of this is equal.
+
+    Attributes:
+        split: ``train``, ``valid``, ``test``, or the name of a text of the user's.
+        protocol: ``stream``: one stream from a zero state, as the paper's test figure;
+            ``columns``: B streams, each from a zero state, as its validation figure.
+        streams: B; 1 in the protocol ``stream``.
+        text_sha256: of the words, so that it does not depend on a vocabulary's order.
+        vocabulary_size: V; perplexities over different vocabularies cannot be compared.
+    """
+
+    split: str
+    protocol: str
+    streams: int
+    text_sha256: str
+    vocabulary_size: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model on one text.
+
+    Attributes:
+        name: what the member is called: its checkpoint or file.
+        text: what was scored.
+        log_probabilities: ln p of each target in the order of the text, float32 (N - 1,).
+    """
+
+    name: str
+    text: ScoredText
+    log_probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A perplexity and what it is made of."""
+
+    tokens: int
+    nll: float
+    perplexity: float
+
+
+def figure(log_probabilities: NDArray[np.floating[Any]]) -> Figure:
+    """Add up scores in float64: perplexity = exp(summed NLL / counted tokens)."""
+    nll = -float(log_probabilities.sum(dtype=np.float64))
+    tokens = len(log_probabilities)
+    with np.errstate(over="ignore"):
+        return Figure(tokens, nll, float(np.exp(nll / tokens)))
+
+
+def average(members: Sequence[Scores]) -> Figure:
+    """Return the figure of the mean of the members' probabilities, exact in float64.
+
+    Raises:
+        InputError: the members did not score the same text in the same way.
+    """
+    first = members[0]
+    for member in members[1:]:
+        for key, value in asdict(first.text).items():
+            other = getattr(member.text, key)
+            if other != value:
+                raise InputError(
+                    f"{member.name}: {key} is {other}, but {value} in {first.name}; an average "
+                    "needs the same text scored in the same way"
+                )
+    total = np.full(len(first.log_probabilities), -np.inf)
+    for member in members:
+        np.logaddexp(total, member.log_probabilities.astype(np.float64), out=total)
+    return figure(total - np.log(len(members)))
+
+
+def result_table(members: Sequence[Scores]) -> dict[str, Any]:
+    """Return the object that ``eval --json`` and ``average --json`` print."""
+    text = members[0].text
+    several = len(members) > 1
+    return {
+        "split": text.split,
+        "protocol": text.protocol,
+        "members": [
+            {"checkpoint": member.name, **asdict(figure(member.log_probabilities))}
+            for member in members
+        ],
+        "average": asdict(average(members)) if several else None,
+    }
+
+
+def text_sha256(words: Sequence[str]) -> str:
+    """Return the identity of a text, tokens only."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def save_scores(scores: Scores, path: Path) -> None:
+    """Write a score file: an ``.npz`` of float32 scores and their description, no pickle in it.
+
+    Raises:
+        PtbLmError: it could not be written.
+    """
+    description = json.dumps({"format": FORMAT, **asdict(scores.text)}).encode()
+    with durable_file(path) as file:
+        np.savez_compressed(
+            file,
+            log_probabilities=scores.log_probabilities,
+            description=np.frombuffer(description, np.uint8),
+        )
+
+
+def load_scores(path: Path) -> Scores:
+    """Read a score file; nothing in it is executed.
+
+    Raises:
+        InputError: it is missing, damaged, not a score file, or of another format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such score file")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            description = json.loads(content["description"].tobytes())
+            log_probabilities = content["log_probabilities"]
+        version = description.pop("format")
+        text = ScoredText(**description)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        raise _not_scores(path) from None
+    except zipfile.BadZipFile:
+        raise _not_scores(path) from None
+    if version != FORMAT:
+        raise InputError(f"{path}: score format {version}, this version reads {FORMAT}")
+    fits = log_probabilities.dtype == np.float32 and log_probabilities.ndim == 1
+    if not fits or not len(log_probabilities) or not (log_probabilities <= 0).all():
+        raise _not_scores(path)
+    return Scores(str(path), text, log_probabilities)
+
+
+def _not_scores(path: Path) -> InputError:
+    return InputError(f"{path}: not a score file of ptb-lm, or damaged")

@@ -1,0 +1,1 @@
+"""The network: cells as the paper writes them, the fused network, dropout, the objective."""

@@ -1,0 +1,95 @@
+"""The network of the paper: embedding, L LSTM layers, softmax; dropout in L+1 places.
+
+Shapes: T steps, B streams, H hidden units, V words, L layers. Time comes first.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ptb_lm.config import ModelConfig
+from ptb_lm.model.cells import CellWeights, lstm_cell
+from ptb_lm.model.state import HiddenState
+
+
+class LanguageModel(nn.Module):
+    """A deep LSTM whose dropout acts on the non-recurrent connections only.
+
+    The figure 2 of arXiv 1409.2329: each dashed arrow, from the embedding to layer 1, from each
+    layer to the next, and from layer L to the softmax, passes :attr:`drop`; no solid arrow, from
+    a step to the next, does. ``nn.LSTM(dropout=…)`` would leave out the first and the last of
+    these, so that each layer is a fused single-layer LSTM of its own.
+
+    Embedding and softmax are not tied. Every parameter is drawn from
+    U(-init_range, init_range), both bias vectors of each layer too, with no forget-gate offset.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.layers = nn.ModuleList(nn.LSTM(width, width) for _ in range(config.layers))
+        self.softmax = nn.Linear(width, vocabulary_size)
+        self.drop: nn.Module = nn.Dropout(config.dropout)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-config.init_range, config.init_range)
+
+    def forward(self, words: Tensor, hidden: HiddenState) -> tuple[Tensor, HiddenState]:
+        """Run a window of T steps from a given state.
+
+        Args:
+            words: word indices, int64 (T, B).
+            hidden: the state before the first step, see :meth:`zero_state`.
+
+        Returns:
+            logits of the next word, (T, B, V), and the state after the last step.
+        """
+        x = self.drop(self.embedding(words))  # (T, B, H)
+        after: HiddenState = []
+        for layer, (h, c) in zip(self.layers, hidden, strict=True):
+            x, (h, c) = layer(x, (h.unsqueeze(0), c.unsqueeze(0)))
+            after.append((h.squeeze(0), c.squeeze(0)))
+            x = self.drop(x)
+        return self.softmax(x), after
+
+    def zero_state(self, streams: int) -> HiddenState:
+        """Return the state at the beginning of a text: h and c zero, (B, H) for each layer."""
+        weight = self.softmax.weight
+        return [
+            (weight.new_zeros(streams, weight.shape[1]), weight.new_zeros(streams, weight.shape[1]))
+            for _ in self.layers
+        ]
+
+    def cell_weights(self) -> Iterator[CellWeights]:
+        """Yield the weights of each layer, in the form the reference cells take."""
+        for layer in self.layers:
+            assert isinstance(layer, nn.LSTM)
+            yield CellWeights(
+                layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
+            )
+
+
+def reference_forward(
+    network: LanguageModel, words: Tensor, hidden: HiddenState
+) -> tuple[Tensor, HiddenState]:
+    """Compute what :meth:`LanguageModel.forward` computes, step by step with the reference cell.
+
+    With dropout off the two agree to rounding in outputs, states and gradients. With dropout on
+    each step here draws its own masks, in another order.
+    """
+    logits = []
+    state = list(hidden)
+    for step_words in words:  # (B,)
+        x = network.drop(network.embedding(step_words))  # (B, H)
+        for index, weights in enumerate(network.cell_weights()):
+            state[index] = lstm_cell(x, state[index], weights)
+            x = network.drop(state[index][0])
+        logits.append(network.softmax(x))
+    return torch.stack(logits), state
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())

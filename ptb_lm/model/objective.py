@@ -1,0 +1,80 @@
+"""What is minimised in training and what is counted in evaluation.
+
+Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in nats.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ptb_lm.corpus.batching import evaluation_windows
+from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.state import first_streams
+
+# A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
+TARGETS_PER_WINDOW = 1000
+
+
+def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the NLL summed over the T steps and averaged over the B streams.
+
+    The paper's learning rate of 1.0 and its clip act on this sum, as its published code has it.
+    A mean over T * B would shrink the gradient T times and land far from the paper's figures.
+
+    Args:
+        logits: (T, B, V).
+        targets: int64 (T, B).
+    """
+    streams = targets.shape[1]
+    return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / streams
+
+
+@torch.no_grad()
+def target_log_probabilities(network: LanguageModel, tokens: TokenIds, streams: int) -> Tensor:
+    """Score each token of a text but the first, given all before it in its column.
+
+    The state is zero at the head of each column and goes on from window to window. Dropout is off.
+
+    Args:
+        network: left in the mode (training or evaluation) it was in.
+        tokens: the text, (N,).
+        streams: B columns; 1 is the paper's test protocol.
+
+    Returns:
+        ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
+
+    Raises:
+        InputError: the text has fewer targets than streams.
+    """
+    device = network.softmax.weight.device
+    text = torch.from_numpy(tokens.astype("int64")).to(device)
+    scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
+    hidden = network.zero_state(streams)
+    was_training = network.training
+    network.eval()
+    max_steps = max(1, TARGETS_PER_WINDOW // streams)
+    for places in evaluation_windows(len(tokens) - 1, streams, max_steps):  # (T, B)
+        places = places.to(device)
+        hidden = first_streams(hidden, places.shape[1])
+        logits, hidden = network(text[places], hidden)
+        nll = cross_entropy(logits.flatten(0, 1), text[places + 1].flatten(), reduction="none")
+        scores[places.flatten()] = -nll
+    network.train(was_training)
+    return scores.cpu()
+
+
+def nll_sum(log_probabilities: Tensor) -> float:
+    """Return the summed NLL of a text, added up in float64."""
+    return -float(log_probabilities.sum(dtype=torch.float64))
+
+
+def perplexity(nll: float, tokens: int) -> float:
+    """Return exp(summed NLL / counted tokens): never a mean over windows.
+
+    Infinite where the exponent is beyond a double, as after a diverged training.
+    """
+    per_token = nll / tokens
+    return math.exp(per_token) if per_token < 700 else math.inf

@@ -1,0 +1,89 @@
+"""The few lines that a run and an evaluation end with."""
+
+from collections.abc import Mapping
+
+from ptb_lm.config import Config, recipe_of, resolve
+from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
+from ptb_lm.evaluation.scores import Figure, ScoredText, Scores, average, figure
+from ptb_lm.model.objective import perplexity
+from ptb_lm.report.published import TABLE_1, Published
+from ptb_lm.training.run import Run
+
+
+def run_summary(run: Run, scores: Mapping[str, Scores]) -> str:
+    """Say what a finished run reached, beside the best that is known to be possible or published.
+
+    The figures are the last epoch's weights', as the paper's are; the best epoch is named.
+    """
+    state = run.state
+    lines = [f"last epoch ({state.epochs_done}):"]
+    for split, member in scores.items():
+        reached = figure(member.log_probabilities)
+        known = _beside(run.config, member.text, reached)
+        lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
+    lines.append(
+        f"best epoch ({state.best_epoch}): valid {state.best_valid_perplexity:.2f}, in best.pt"
+    )
+    lines.append(f"run folder: {run.folder.path}")
+    return "\n".join(lines)
+
+
+def evaluation_summary(members: list[Scores], configs: list[Config]) -> str:
+    """Say what each checkpoint reaches, beside what is known, and the average of several."""
+    lines = []
+    for member, config in zip(members, configs, strict=True):
+        reached = figure(member.log_probabilities)
+        lines.append(_member_line(member) + _beside(config, member.text, reached))
+    return "\n".join(lines + _average_lines(members))
+
+
+def average_summary(members: list[Scores]) -> str:
+    """Say what each score file holds, and the average of several."""
+    return "\n".join([_member_line(member) for member in members] + _average_lines(members))
+
+
+def _member_line(member: Scores) -> str:
+    reached = figure(member.log_probabilities)
+    return f"{member.name}: {member.text.split} {describe(reached, member.text)}"
+
+
+def _average_lines(members: list[Scores]) -> list[str]:
+    if len(members) == 1:
+        return []
+    text = members[0].text
+    return [f"average of {len(members)}: {text.split} {describe(average(members), text)}"]
+
+
+def describe(reached: Figure, text: ScoredText) -> str:
+    """Name a perplexity with its protocol and how many tokens it counts: never one alone."""
+    protocol = "one stream" if text.streams == 1 else f"{text.streams} columns"
+    return f"perplexity {reached.perplexity:.2f} ({protocol}, {reached.tokens:,} tokens)"
+
+
+def published_for(config: Config) -> Published | None:
+    """Return the paper's figures for a run, if it is the paper's model on the paper's data."""
+    name = config.run.config
+    if config.run.data != "ptb" or name not in TABLE_1:
+        return None
+    return TABLE_1[name] if recipe_of(config) == recipe_of(resolve(name)) else None
+
+
+def _beside(config: Config, text: ScoredText, reached: Figure) -> str:
+    """Return the figure to hold against, as the end of a line, or nothing."""
+    published = published_for(config)
+    if published is not None and text.split in ("valid", "test"):
+        paper = published.valid if text.split == "valid" else published.test
+        return f"; paper: {paper} ({(reached.perplexity / paper - 1) * 100:+.1f} %)"
+    if config.run.data == "synthetic" and text.split in ("valid", "test"):
+        best = optimal_perplexity(text.split)
+        return (
+            f"; best possible for any model: {best:.2f} "
+            f"({(reached.perplexity / best - 1) * 100:+.1f} %)"
+        )
+    return ""
+
+
+def optimal_perplexity(split: str) -> float:
+    """Return the perplexity of the synthetic language's own source on a split."""
+    words = synthetic_words()[split]
+    return perplexity(optimal_nll(words), len(words) - 1)

@@ -1,0 +1,76 @@
+"""Where a run was made: versions, device, threads, commit. No host name, no path."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy
+import torch
+
+import ptb_lm
+from ptb_lm.errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+
+    Raises:
+        InputError: CUDA is asked for and PyTorch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def set_precision(precision: str) -> None:
+    """Set the arithmetic of every product alike: recurrent ones and the softmax.
+
+    PyTorch's own default on CUDA is TF32 in ``nn.LSTM`` and float32 in the softmax.
+    """
+    assert precision == "fp32"
+    torch.backends.fp32_precision = "ieee"
+
+
+def describe_environment(device: torch.device) -> dict[str, str | int | None]:
+    """Describe this program, machine and device, for ``environment.json``."""
+    return {
+        "ptb_lm": ptb_lm.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with ``+changes`` if it is not clean; else None."""
+    source = Path(__file__).resolve().parents[2]
+    if not (source / ".git").exists():
+        return None
+    try:
+        commit = _git(source, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(source, "status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,129 @@
+"""The training loop: window, forward, objective, backward, clip, step.
+
+Shapes: T unrolled steps, B streams, V words.
+"""
+
+import time
+
+from torch import Tensor
+
+from ptb_lm.corpus.batching import training_window
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import (
+    nll_sum,
+    perplexity,
+    target_log_probabilities,
+    window_objective,
+)
+from ptb_lm.model.state import HiddenState, detach
+from ptb_lm.training.progress import Progress
+from ptb_lm.training.run import Run
+from ptb_lm.training.schedule import learning_rate
+from ptb_lm.training.sgd import clip_gradients_, sgd_step_
+from ptb_lm.training.stop import StopFlag
+
+
+def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
+    """Train a run from where it stands to its end, or to where it is stopped, and save it.
+
+    Args:
+        run: left where the training ended; ``run.finished`` says whether that is the end.
+        stop: looked at after each step.
+        max_steps: stop when the run has made this many steps since it began.
+    """
+    training, network, state = run.config.training, run.network, run.state
+    last_step = training.epochs * run.windows if max_steps is None else max_steps
+    if run.step >= last_step:
+        return
+    network.train()
+    with Progress(run) as progress:
+        while not run.finished:
+            progress.epoch_begins()
+            rate = learning_rate(training, state.epochs_done + 1)
+            if state.windows_done == 0:
+                state.hidden = network.zero_state(training.batch_size)
+            for window in range(state.windows_done, run.windows):
+                began = time.perf_counter()
+                inputs, targets = training_window(run.columns, window, training.unrolled_steps)
+                objective, gradient_norm, state.hidden = train_step(
+                    network, inputs, targets, state.hidden, rate, training.clip_norm
+                )
+                state.nll_sum += float(objective) * training.batch_size
+                state.targets += targets.numel()
+                state.windows_done += 1
+                state.epoch_seconds += time.perf_counter() - began
+                progress.step_is_done()
+                if run.step % run.config.run.log_steps == 0:
+                    record = {**_record(run, rate), "gradient_norm": float(gradient_norm)}
+                    run.folder.append_metrics(record)
+                if stop or run.step == last_step == max_steps:
+                    run.save()
+                    return
+            _finish_epoch(run, rate, progress)
+
+
+def train_step(
+    network: LanguageModel,
+    inputs: Tensor,
+    targets: Tensor,
+    hidden: HiddenState,
+    rate: float,
+    clip_norm: float,
+) -> tuple[Tensor, Tensor, HiddenState]:
+    """Make one step of truncated backpropagation through time.
+
+    Args:
+        network: its parameters are changed in place.
+        inputs: int64 (T, B).
+        targets: int64 (T, B).
+        hidden: the state that the window before ended in.
+        rate: learning rate.
+        clip_norm: greatest global norm of the objective's gradient.
+
+    Returns:
+        the objective (NLL summed over T, averaged over B; nats), the gradient's norm before the
+        clip, both 0-dim, and the state after the window, cut from its graph.
+    """
+    logits, hidden = network(inputs, hidden)  # (T, B, V)
+    objective = window_objective(logits, targets)
+    objective.backward()  # type: ignore[no-untyped-call]
+    gradient_norm = clip_gradients_(network.parameters(), clip_norm)
+    sgd_step_(network.parameters(), rate)
+    return objective.detach(), gradient_norm, detach(hidden)
+
+
+def validation_perplexity(run: Run) -> float:
+    """Return the perplexity of the validation text in B columns, every target counted."""
+    tokens = run.corpus.splits["valid"]
+    scores = target_log_probabilities(run.network, tokens, run.config.training.batch_size)
+    return perplexity(nll_sum(scores), len(scores))
+
+
+def _finish_epoch(run: Run, rate: float, progress: Progress) -> None:
+    """Validate, record and save at the end of an epoch."""
+    state = run.state
+    began = time.perf_counter()
+    state.last_valid_perplexity = validation_perplexity(run)
+    record = {**_record(run, rate), "valid/perplexity": state.last_valid_perplexity}
+    state.seconds += state.epoch_seconds + time.perf_counter() - began
+    state.epochs_done += 1
+    state.windows_done, state.nll_sum, state.targets, state.epoch_seconds = 0, 0.0, 0, 0.0
+    progress.epoch_is_done(record["train/perplexity"], rate, record["words_per_second"])
+    run.folder.append_metrics({**record, "seconds": state.seconds})
+    if state.last_valid_perplexity < state.best_valid_perplexity:
+        state.best_epoch = state.epochs_done
+        state.best_valid_perplexity = state.last_valid_perplexity
+        run.save_best()
+    run.save()
+
+
+def _record(run: Run, rate: float) -> dict[str, float]:
+    """Return the metrics of the epoch so far."""
+    state = run.state
+    return {
+        "step": run.step,
+        "epoch": state.epochs_done + 1,
+        "train/perplexity": perplexity(state.nll_sum, state.targets),
+        "lr": rate,
+        "words_per_second": state.targets / state.epoch_seconds,
+    }

@@ -1,0 +1,59 @@
+"""What a person sees of a training: a bar on a terminal, a line an epoch everywhere."""
+
+import logging
+from types import TracebackType
+
+from tqdm import tqdm
+
+from ptb_lm.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """A bar over the steps of the epoch under way (on a terminal only), and lines above it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=None)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+    def epoch_begins(self) -> None:
+        """Set the bar to where the epoch stands."""
+        state = self.run.state
+        self.bar.reset()
+        self.bar.set_description(f"epoch {state.epochs_done + 1}/{self.run.config.training.epochs}")
+        self.bar.update(state.windows_done)
+
+    def step_is_done(self) -> None:
+        """Move the bar on."""
+        self.bar.update()
+
+    def epoch_is_done(self, train_perplexity: float, rate: float, words_per_second: float) -> None:
+        """Write the epoch's line."""
+        state, epochs = self.run.state, self.run.config.training.epochs
+        remaining = state.seconds / state.epochs_done * (epochs - state.epochs_done)
+        line = (
+            f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  "
+            f"train {train_perplexity:8.2f}  valid {state.last_valid_perplexity:8.2f}  "
+            f"lr {rate:.4f}  {words_per_second:8,.0f} words/s  "
+            f"elapsed {clock(state.seconds)}  left {clock(remaining)}"
+        )
+        with self.bar.external_write_mode():
+            logger.info("%s", line)
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
