@@ -19,20 +19,21 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     try:
-        sys.exit(_run([argument for argument in arguments if argument != "--debug"]))
+        sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
     except Exception as error:
         if debug:
             raise
-        _complain(f"error: {type(error).__name__}: {error}; --debug shows where")
+        text = " ".join(str(error).split())  # some of PyTorch's have many lines
+        _complain(f"error: {type(error).__name__}: {text}; --debug shows where")
         sys.exit(1)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], debug: bool) -> int:
     command = typer.main.get_command(app)
     try:
         return int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
     except PtbLmError as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         _complain(f"error: {error}")
         return error.exit_code
@@ -47,7 +48,9 @@ def _run(arguments: list[str]) -> int:
         if usage is None:
             raise
         help_was_asked_for = type(error).__name__ == "NoArgsIsHelpError"
-        _complain(usage() if help_was_asked_for else f"error: {usage()}")
+        command_path = getattr(getattr(error, "ctx", None), "command_path", "ptb-lm")
+        advice = f"see `{command_path} --help`"
+        _complain(usage() if help_was_asked_for else f"error: {usage().rstrip('.')}; {advice}")
         return int(getattr(error, "exit_code", 2))
 
 

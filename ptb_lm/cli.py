@@ -184,7 +184,7 @@ def generate(
     words: Annotated[int, typer.Option(min=1, help="How many words to draw.")] = 100,
     prompt: Annotated[str, typer.Option(help="Words to go on from.")] = "",
     temperature: Annotated[float, typer.Option(min=0.01, help="1 is the model as it is.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 1,
     device: Device = None,
 ) -> None:
     """Sample text, a sentence a line."""

@@ -116,7 +116,7 @@ def resolve(
     table, name, origin = _read(name_or_file)
     table.setdefault("run", {}).setdefault("config", name)
     table["run"].update(options or {})
-    origins = {("run", key): "the command line" for key in options or {}}
+    origins = {("run", key): f"--{key}" for key in options or {}}
     for assignment in assignments or []:
         path, value = _parse_assignment(assignment)
         section = table.setdefault(path[0], {})
@@ -203,7 +203,9 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
     first = error.errors()[0]
     location = tuple(str(part) for part in first["loc"])
     key = ".".join(location)
-    origin = origins.get(location[:2], file_origin) if len(location) > 1 else file_origin
+    # Of a whole section: the assignment that may have brought it in.
+    given = [origins[path] for path in origins if location in (path, path[:1])]
+    origin = given[0] if given else file_origin
     if first["type"] == "extra_forbidden":
         known = _known_names(location)
         hint = _did_you_mean(location[-1], known)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,4 +36,5 @@ def durable_file(path: Path) -> Iterator[IO[bytes]]:
             f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in place already, or its folder is none
+            temporary.unlink()

@@ -15,6 +15,8 @@ from ptb_lm.errors import InputError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
+BUILT_IN = ("ptb", "synthetic")
+"""Names of corpora; any other is a folder."""
 
 
 @dataclass(frozen=True)

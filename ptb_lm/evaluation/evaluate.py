@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import SPLITS, load_corpus
+from ptb_lm.corpus.load import BUILT_IN, SPLITS, load_corpus
 from ptb_lm.corpus.text import read_words
 from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
 from ptb_lm.errors import InputError
@@ -149,7 +149,13 @@ def _tokens(
     """Return the text to score, in the checkpoint's indices."""
     if request.text is not None:
         return _tokens_of_file(checkpoint.vocabulary, request.text)
-    corpus = load_corpus(checkpoint.config.run.data, data_dir)
+    data = checkpoint.config.run.data
+    if data not in BUILT_IN and not Path(data).is_dir():
+        raise InputError(
+            f"{path}: it was trained on the folder {data}, which is not here; evaluate it from the "
+            "folder that the run was started in, or use --text FILE"
+        )
+    corpus = load_corpus(data, data_dir)
     if corpus.vocabulary.sha256 != checkpoint.vocabulary.sha256:
         raise InputError(
             f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of the "

@@ -38,8 +38,9 @@ def generate(
     words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
     for _ in range(count):
         logits, hidden = network(words[:, None], hidden)  # (T, 1, V)
-        weights = torch.softmax(logits[-1, 0].double().cpu() / temperature, dim=-1)  # (V,)
-        weights[unknown] = 0
+        last = logits[-1, 0].double().cpu()  # (V,)
+        last[unknown] = -torch.inf  # before the softmax: at a low temperature it may have all of it
+        weights = torch.softmax(last / temperature, dim=-1)
         drawn = int(torch.multinomial(weights, 1, generator=generator))
         words = torch.tensor([drawn], device=device)
         yield vocabulary.words[drawn]

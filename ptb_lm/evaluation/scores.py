@@ -9,7 +9,6 @@ Shapes: N tokens of a text, N - 1 targets.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,17 +141,19 @@ def load_scores(path: Path) -> Scores:
     if not path.is_file():
         raise InputError(f"{path}: no such score file")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # Opened here: np.load leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             description = json.loads(content["description"].tobytes())
             log_probabilities = content["log_probabilities"]
         version = description.pop("format")
-        text = ScoredText(**description)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
-        raise _not_scores(path) from None
-    except zipfile.BadZipFile:
+    except Exception:  # damage breaks zip, zlib, numpy or json, each in its own way
         raise _not_scores(path) from None
     if version != FORMAT:
         raise InputError(f"{path}: score format {version}, this version reads {FORMAT}")
+    try:
+        text = ScoredText(**description)
+    except TypeError:
+        raise _not_scores(path) from None
     fits = log_probabilities.dtype == np.float32 and log_probabilities.ndim == 1
     if not fits or not len(log_probabilities) or not (log_probabilities <= 0).all():
         raise _not_scores(path)

@@ -64,11 +64,9 @@ class LanguageModel(nn.Module):
 
     def cell_weights(self) -> Iterator[CellWeights]:
         """Yield the weights of each layer, in the form the reference cells take."""
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         for layer in self.layers:
-            assert isinstance(layer, nn.LSTM)
-            yield CellWeights(
-                layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
-            )
+            yield CellWeights(*(layer.get_parameter(name) for name in names))
 
 
 def reference_forward(

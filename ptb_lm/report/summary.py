@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from ptb_lm.config import Config, recipe_of, resolve
+from ptb_lm.config import Config
 from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
 from ptb_lm.evaluation.scores import Figure, ScoredText, Scores, average, figure
 from ptb_lm.model.objective import perplexity
-from ptb_lm.report.published import TABLE_1, Published
+from ptb_lm.report.published import published_for
 from ptb_lm.training.run import Run
 
 
@@ -23,6 +23,8 @@ def run_summary(run: Run, scores: Mapping[str, Scores]) -> str:
         lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
     lines.append(
         f"best epoch ({state.best_epoch}): valid {state.best_valid_perplexity:.2f}, in best.pt"
+        if state.best_epoch
+        else "best epoch: none, the training diverged"
     )
     lines.append(f"run folder: {run.folder.path}")
     return "\n".join(lines)
@@ -58,14 +60,6 @@ def describe(reached: Figure, text: ScoredText) -> str:
     """Name a perplexity with its protocol and how many tokens it counts: never one alone."""
     protocol = "one stream" if text.streams == 1 else f"{text.streams} columns"
     return f"perplexity {reached.perplexity:.2f} ({protocol}, {reached.tokens:,} tokens)"
-
-
-def published_for(config: Config) -> Published | None:
-    """Return the paper's figures for a run, if it is the paper's model on the paper's data."""
-    name = config.run.config
-    if config.run.data != "ptb" or name not in TABLE_1:
-        return None
-    return TABLE_1[name] if recipe_of(config) == recipe_of(resolve(name)) else None
 
 
 def _beside(config: Config, text: ScoredText, reached: Figure) -> str:

@@ -5,7 +5,7 @@
 resumption needs.
 """
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -120,14 +120,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is none of ours: refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # other bytes than a checkpoint's break the unpickler in any way whatever
         content = None
     if not isinstance(content, dict) or content.get("mark") != _MARK:
         raise InputError(f"{path}: not a checkpoint of ptb-lm, or damaged")
-    if content["format"] != FORMAT:
+    if content.get("format") != FORMAT:
         raise InputError(
-            f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}"
+            f"{path}: checkpoint format {content.get('format')}, this version reads {FORMAT}"
         )
     try:
         vocabulary = Vocabulary(content["vocabulary"])

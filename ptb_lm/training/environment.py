@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -15,8 +16,10 @@ def choose_device(name: str) -> torch.device:
     """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
 
     Raises:
-        InputError: CUDA is asked for and PyTorch sees none.
+        InputError: there is no such device, or CUDA is asked for and PyTorch sees none.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto"
@@ -32,7 +35,14 @@ def set_precision(precision: str) -> None:
     PyTorch's own default on CUDA is TF32 in ``nn.LSTM`` and float32 in the softmax.
     """
     assert precision == "fp32"
-    torch.backends.fp32_precision = "ieee"
+    backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
+    for products in (
+        backends.cuda.matmul,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.rnn,
+    ):
+        products.fp32_precision = "ieee"
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:

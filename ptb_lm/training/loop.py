@@ -32,8 +32,9 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
         max_steps: stop when the run has made this many steps since it began.
     """
     training, network, state = run.config.training, run.network, run.state
-    last_step = training.epochs * run.windows if max_steps is None else max_steps
-    if run.step >= last_step:
+    # All steps may be made and the last epoch's validation still be to come: a run is not
+    # finished by its count of steps.
+    if run.finished or (max_steps is not None and run.step >= max_steps):
         return
     network.train()
     with Progress(run) as progress:
@@ -56,7 +57,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 if run.step % run.config.run.log_steps == 0:
                     record = {**_record(run, rate), "gradient_norm": float(gradient_norm)}
                     run.folder.append_metrics(record)
-                if stop or run.step == last_step == max_steps:
+                if stop or run.step == max_steps:
                     run.save()
                     return
             _finish_epoch(run, rate, progress)

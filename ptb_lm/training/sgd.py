@@ -14,9 +14,8 @@ def clip_gradients_(parameters: Iterable[nn.Parameter], clip_norm: float) -> Ten
         the norm before, over all parameters, embeddings included; 0-dim.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
-    )
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     scale = (clip_norm / norm).clamp(max=1.0)  # stays on the device: no read-back
     for gradient in gradients:
         gradient.mul_(scale)

@@ -1,0 +1,43 @@
+# make demo             the main job on the built-in language, no corpus needed
+# make test             the whole test suite
+# make reproduce-small  the paper's small model on the Penn Treebank
+PYTHON ?= python3
+SEED ?= 1
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check install reproduce-small table clean
+
+demo: $(INSTALLED)
+	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
+	$(BIN)/ptb-lm generate runs/demo/last.pt --words 60
+	$(BIN)/ptb-lm eval runs/demo/last.pt
+	@echo "run folder: runs/demo"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+reproduce-small: $(INSTALLED)
+	$(BIN)/python scripts/reproduce.py small --seed $(SEED)
+
+# The table of the README again from the evidence under results/; no model is loaded.
+table: $(INSTALLED)
+	$(BIN)/python scripts/make_table.py
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

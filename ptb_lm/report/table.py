@@ -1,0 +1,102 @@
+"""The README's table of results, recomputed from the evidence under ``results/`` alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptb_lm.config import Config, load_config
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import Scores, figure, load_scores
+from ptb_lm.report.published import TABLE_1, published_for
+from ptb_lm.training.run_folder import RunFolder, read_metrics
+
+BEGIN = "<!-- results: made by `make table` from results/ -->"
+END = "<!-- end of results -->"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a finished run leaves behind for others to recompute its figures from.
+
+    Attributes:
+        folder: the run folder without its checkpoints.
+        config: the resolved config.
+        scores: per-token scores of the last epoch's weights, by split.
+    """
+
+    folder: RunFolder
+    config: Config
+    scores: dict[str, Scores]
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training, validation and saving."""
+        last_epoch = read_metrics(self.folder.metrics)[-1]
+        return float(last_epoch["seconds"]) / 60
+
+    @property
+    def machine(self) -> str:
+        """Where the run was begun."""
+        environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
+        if environment["device"] != "cpu":
+            return str(environment["device"])
+        return f"{environment['threads']} cores, {environment['processor']}"
+
+
+def read_evidence(results: Path) -> list[Evidence]:
+    """Read every run under a folder, ordered by name and seed.
+
+    Raises:
+        InputError: a run lacks a file, or one is not what its name says.
+    """
+    runs = []
+    for path in results.iterdir():
+        folder = RunFolder(path)
+        if folder.config.exists():
+            scores = {split: load_scores(folder.scores(split)) for split in ("valid", "test")}
+            runs.append(Evidence(folder, load_config(folder.config), scores))
+    return sorted(runs, key=lambda run: (run.config.run.config, run.config.run.seed))
+
+
+def results_table(runs: list[Evidence]) -> str:
+    """Return Table 1 beside ours as Markdown; a model without a run is marked as not run."""
+    lines = [
+        "| model | parameters | paper: valid / test | this code: valid / test | seed | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, published in TABLE_1.items():
+        row = f"| {published.title} | {published.parameters:,} "
+        row += f"| {published.valid} / {published.test} "
+        ours = [run for run in runs if run.config.run.config == name and published_for(run.config)]
+        for run in ours:
+            reached = {split: figure(run.scores[split].log_probabilities) for split in run.scores}
+            lines.append(
+                f"{row}| **{reached['valid'].perplexity:.2f} / {reached['test'].perplexity:.2f}** "
+                f"| [{run.config.run.seed}](results/{run.folder.path.name}) "
+                f"| {run.minutes:.0f} ({run.machine}) |"
+            )
+        if not ours:
+            lines.append(f"{row}| not yet run | | |")
+    counted = {
+        (split, run.scores[split].text.streams, len(run.scores[split].log_probabilities))
+        for run in runs
+        for split in ("valid", "test")
+        if published_for(run.config)
+    }
+    for split, streams, tokens in sorted(counted, reverse=True):
+        protocol = "one stream" if streams == 1 else f"{streams} columns"
+        lines.append(f"\n{split.capitalize()}: {protocol}, {tokens:,} predicted tokens.")
+    return "\n".join(lines)
+
+
+def with_table(page: str, table: str) -> str:
+    """Return a page with the table between its two marks.
+
+    Raises:
+        InputError: the page has no such marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise InputError(f"the page lacks the marks {BEGIN!r} and {END!r}")
+    return f"{before}{begin}\n{table}\n{end}{after}"

@@ -1,0 +1,49 @@
+"""Fixtures of all tests: where the real corpus is, a small corpus of our own, a quiet machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptb_lm.corpus.load import Corpus, load_corpus
+from ptb_lm.corpus.ptb import is_installed
+
+# Models of a test are so small that a second thread only waits, and on a busy machine for long.
+torch.set_num_threads(1)
+
+DATA_DIR = Path(os.environ.get("PTB_LM_DATA_DIR") or "data").resolve()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-golden-losses",
+        action="store_true",
+        help="record today's losses as the golden ones: only where they are meant to change",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    without_corpus = pytest.mark.skip(reason="the Penn Treebank is not in $PTB_LM_DATA_DIR/ptb")
+    without_cuda = pytest.mark.skip(reason="PyTorch sees no CUDA device")
+    for item in items:
+        if item.get_closest_marker("corpus") and not is_installed(DATA_DIR):
+            item.add_marker(without_corpus)
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(without_cuda)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder that holds the real corpus in ptb/; for tests marked `corpus`."""
+    return DATA_DIR
+
+
+@pytest.fixture(scope="session")
+def ptb(data_dir: Path) -> Corpus:
+    return load_corpus("ptb", data_dir)
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> Corpus:
+    return load_corpus("synthetic", Path())

@@ -1,0 +1,233 @@
+"""Presets, --set, options and files: what a run is, exactly."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ptb_lm.config import (
+    Config,
+    ModelConfig,
+    RunOptions,
+    TrainingConfig,
+    load_config,
+    preset_headline,
+    preset_names,
+    recipe_of,
+    resolve,
+    to_toml,
+)
+from ptb_lm.errors import InputError
+
+
+# arXiv 1409.2329, section 4.1: H, T, init, dropout, epochs, lr, constant epochs, decay, clip.
+@pytest.mark.parametrize(
+    ("name", "H", "T", "init_range", "dropout", "epochs", "lr", "constant", "decay", "clip"),
+    [
+        ("small", 200, 20, 0.1, 0.0, 13, 1.0, 4, 2.0, 5.0),
+        ("medium", 650, 35, 0.05, 0.5, 39, 1.0, 6, 1.2, 5.0),
+        ("large", 1500, 35, 0.04, 0.65, 55, 1.0, 14, 1.15, 10.0),
+    ],
+)
+def test_a_preset_has_the_papers_values(
+    name: str,
+    H: int,
+    T: int,
+    init_range: float,
+    dropout: float,
+    epochs: int,
+    lr: float,
+    constant: int,
+    decay: float,
+    clip: float,
+) -> None:
+    assert recipe_of(resolve(name)).model_dump() == {
+        "model": {
+            "cell": "lstm",
+            "layers": 2,
+            "hidden_size": H,
+            "dropout": dropout,
+            "init_range": init_range,
+        },
+        "training": {
+            "batch_size": 20,
+            "unrolled_steps": T,
+            "epochs": epochs,
+            "learning_rate": lr,
+            "constant_epochs": constant,
+            "decay": decay,
+            "clip_norm": clip,
+        },
+    }
+
+
+def test_how_a_run_is_made_has_these_defaults() -> None:
+    assert resolve("small").run.model_dump() == {
+        "config": "small",
+        "data": "ptb",
+        "seed": 1,
+        "device": "auto",
+        "precision": "fp32",
+        "log_steps": 200,
+    }
+
+
+def test_the_presets_are_there_and_each_says_what_it_is() -> None:
+    assert {"large", "medium", "small", "synthetic"} <= set(preset_names())
+    for name in ("small", "medium", "large"):
+        assert preset_headline(name).startswith("Zaremba, Sutskever and Vinyals 2014")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_written_as_toml_resolves_to_itself(name: str, tmp_path: Path) -> None:
+    config = resolve(name)
+    complete, recipe = tmp_path / "config.toml", tmp_path / "mine.toml"
+    complete.write_text(to_toml(config), encoding="utf-8")
+    recipe.write_text(to_toml(recipe_of(config)), encoding="utf-8")
+    assert load_config(complete) == config
+    assert recipe_of(resolve(str(recipe))) == recipe_of(config)
+    assert resolve(str(recipe)).run.config == "mine"
+    assert set(tomllib.loads(recipe.read_text())) == {"model", "training"}
+
+
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
+count = st.integers(1, 2**63 - 1)
+words = st.text(st.characters(exclude_categories=["Cs"]))  # no file holds a lone surrogate
+
+
+@given(
+    model=st.builds(
+        ModelConfig,
+        cell=st.just("lstm"),
+        layers=count,
+        hidden_size=count,
+        dropout=st.floats(0, 1, exclude_max=True),
+        init_range=positive,
+    ),
+    training=st.builds(
+        TrainingConfig,
+        batch_size=count,
+        unrolled_steps=count,
+        epochs=count,
+        learning_rate=positive,
+        constant_epochs=st.integers(0, 10**6),
+        decay=positive,
+        clip_norm=positive,
+    ),
+    run=st.builds(
+        RunOptions,
+        config=words,
+        data=words,
+        seed=st.integers(0, 2**63 - 1),
+        device=st.sampled_from(["auto", "cpu", "cuda"]),
+        log_steps=count,
+    ),
+)
+def test_any_config_survives_its_file(
+    model: ModelConfig,
+    training: TrainingConfig,
+    run: RunOptions,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    config = Config(model=model, training=training, run=run)
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(to_toml(config).encode())
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "section", "key", "value"),
+    [
+        ("training.epochs=7", "training", "epochs", 7),
+        ("training.learning_rate=0.25", "training", "learning_rate", 0.25),
+        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),
+        (" training.decay = 3 ", "training", "decay", 3.0),
+        ("run.data=my-texts", "run", "data", "my-texts"),
+        ('run.data="my = texts"', "run", "data", "my = texts"),
+        ("run.data=a=b", "run", "data", "a=b"),
+        ("run.device=cpu", "run", "device", "cpu"),
+        ("model.dropout=0", "model", "dropout", 0.0),
+    ],
+)
+def test_an_assignment_changes_its_key_and_no_other(
+    assignment: str, section: str, key: str, value: Any
+) -> None:
+    expected = resolve("medium").model_dump()
+    assert expected[section][key] != value
+    expected[section][key] = value
+    changed = resolve("medium", [assignment])
+    assert changed.model_dump() == expected
+    assert type(getattr(getattr(changed, section), key)) is type(value)
+
+
+def test_of_two_assignments_to_a_key_the_last_counts() -> None:
+    assert resolve("small", ["training.epochs=7", "training.epochs=8"]).training.epochs == 8
+
+
+def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(resolve("small", ["run.seed=5", "run.device=cpu"])))
+    assert resolve(str(path)).run.seed == 5
+    changed = resolve(str(path), None, {"seed": 9, "data": "elsewhere"})
+    assert changed.run.model_dump() == {
+        "config": "small",  # the file says what the run began from; its own name is not that
+        "data": "elsewhere",
+        "seed": 9,
+        "device": "cpu",
+        "precision": "fp32",
+        "log_steps": 200,
+    }
+
+
+def test_an_option_does_not_stay_for_the_next_run() -> None:
+    resolve("small", ["training.epochs=7"], {"seed": 9})
+    assert resolve("small").run.seed == 1
+    assert resolve("small").training.epochs == 13
+
+
+def test_a_config_is_frozen() -> None:
+    config = resolve("small")
+    for section, key in (("model", "layers"), ("training", "epochs"), ("run", "seed")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(getattr(config, section), key, 3)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.model = resolve("large").model  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("training.epochs=true", "expected integer, got True"),
+        ('training.epochs="3"', "expected integer, got '3'"),
+        ("training.epochs=3.0", "expected integer, got 3.0"),
+        ("training.epochs=three", "expected integer, got 'three'"),
+        ("training.epochs=", "expected integer, got ''"),
+        ("training.epochs=0", "expected greater than 0, got 0"),
+        ("training.decay=true", "expected number, got True"),
+        ("training.decay=0", "expected greater than 0, got 0"),
+        ("training.decay=inf", "expected a finite number, got inf"),
+        ("training.decay=nan", "expected a finite number, got nan"),
+        ("model.dropout=1", "expected less than 1, got 1"),
+        ("model.dropout=-0.1", "expected greater than or equal to 0, got -0.1"),
+        ("model.dropout=nan", "got nan"),
+        ("model.cell=gru", "expected 'lstm', got 'gru'"),
+        ("run.data=3", "expected string, got 3"),
+        ("run.seed=-1", "expected greater than or equal to 0, got -1"),
+        ("run.seed=9223372036854775808", "expected less than 9223372036854775808, got 92"),
+    ],
+)
+def test_a_value_of_another_type_or_range_is_refused(assignment: str, expected: str) -> None:
+    key = assignment.partition("=")[0]
+    with pytest.raises(InputError) as error:
+        resolve("small", [assignment])
+    assert str(error.value).startswith(f"--set {assignment}: {key}: ")
+    assert expected in str(error.value)
+
+
+def test_a_name_that_no_file_can_hold_is_refused_before_there_is_a_run() -> None:
+    with pytest.raises(InputError, match=r"^--data: run\.data: expected string"):
+        resolve("small", None, {"data": "\udcff"})

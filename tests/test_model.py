@@ -1,0 +1,310 @@
+"""The network against the formulas, and the paper's claim about dropout as a number."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ptb_lm.config import ModelConfig, resolve
+from ptb_lm.model.cells import CellWeights, lstm_cell, rnn_cell
+from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward
+from ptb_lm.model.objective import (
+    nll_sum,
+    perplexity,
+    target_log_probabilities,
+    window_objective,
+)
+from ptb_lm.model.state import HiddenState, first_streams
+
+VOCABULARY = 23
+
+
+def make_network(layers: int = 2, hidden: int = 6, dropout: float = 0.0) -> LanguageModel:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        cell="lstm", layers=layers, hidden_size=hidden, dropout=dropout, init_range=0.5
+    )
+    return LanguageModel(config, VOCABULARY).double()
+
+
+def random_words(steps: int, streams: int) -> Tensor:
+    return torch.randint(VOCABULARY, (steps, streams), generator=torch.Generator().manual_seed(5))
+
+
+def random_state(network: LanguageModel, streams: int) -> HiddenState:
+    return [(torch.rand_like(h) - 0.5, torch.rand_like(c)) for h, c in network.zero_state(streams)]
+
+
+def float64(values: list) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+class FixedMasks(nn.Module):
+    """Dropout whose masks are drawn once: the k-th place of a forward pass has the k-th mask."""
+
+    def __init__(self, places: int, steps: int, streams: int, hidden: int) -> None:
+        super().__init__()
+        self.masks = 2.0 * (torch.rand(places, steps, streams, hidden) > 0.5).double()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        places, steps = self.masks.shape[:2]
+        if x.dim() == 3:  # all steps at once: place after place
+            mask = self.masks[self.calls % places]
+        else:  # one step: all places of a step after another
+            mask = self.masks[self.calls % places, self.calls // places % steps]
+        self.calls += 1
+        return x * mask
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_fused_equals_reference_in_outputs_states_and_all_gradients(
+    layers: int, dropped: bool
+) -> None:
+    steps, streams = 7, 4
+    network = make_network(layers)
+    words, targets = random_words(steps, streams), random_words(steps, streams).flip(0)
+    results = []
+    for forward in (network, lambda *inputs: reference_forward(network, *inputs)):
+        if dropped:
+            torch.manual_seed(9)
+            network.drop = FixedMasks(layers + 1, steps, streams, 6)
+        torch.manual_seed(11)
+        state = [tuple(part.requires_grad_() for part in pair) for pair in random_state(network, 4)]
+        logits, after = forward(words, state)
+        (window_objective(logits, targets) + sum(c.square().sum() for _, c in after)).backward()
+        gradients = [parameter.grad.clone() for parameter in network.parameters()]
+        gradients += [part.grad for pair in state for part in pair]
+        results.append([logits, *(part for pair in after for part in pair), *gradients])
+        network.zero_grad()
+    for fused, reference in zip(*results, strict=True):
+        assert fused.abs().max() > 0
+        torch.testing.assert_close(fused, reference, rtol=1e-12, atol=1e-13)
+
+
+def test_the_lstm_cell_is_the_papers_formula_by_hand() -> None:
+    """One unit, one input: the formulas worked out with math alone."""
+    weights = CellWeights(
+        float64([[0.1], [0.2], [0.3], [0.4]]),
+        float64([[0.5], [-0.6], [0.7], [-0.8]]),
+        float64([0.01, 0.02, 0.03, 0.04]),
+        float64([0.1, 0.2, -0.3, 0.4]),
+    )
+    x, h, c = 1.5, 0.25, -0.75
+    affine = [
+        wx * x + wh * h + b
+        for wx, wh, b in zip(
+            (0.1, 0.2, 0.3, 0.4), (0.5, -0.6, 0.7, -0.8), (0.11, 0.22, -0.27, 0.44), strict=True
+        )
+    ]
+
+    def sigm(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    c_after = sigm(affine[1]) * c + sigm(affine[0]) * math.tanh(affine[2])
+    h_after = sigm(affine[3]) * math.tanh(c_after)
+    ours = lstm_cell(float64([[x]]), (float64([[h]]), float64([[c]])), weights)
+    assert [part.item() for part in ours] == pytest.approx([h_after, c_after], rel=1e-14)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_the_classic_cell_is_f_of_one_affine_map(activation: str) -> None:
+    torch.manual_seed(1)
+    x, h = torch.randn(3, 4).double(), torch.randn(3, 5).double()
+    weights = CellWeights(*(torch.randn(shape).double() for shape in ((5, 4), (5, 5), (5,), (5,))))
+    affine = x @ weights.weight_ih.T + weights.bias_ih + h @ weights.weight_hh.T + weights.bias_hh
+    expected = 1 / (1 + (-affine).exp()) if activation == "sigmoid" else affine.tanh()
+    torch.testing.assert_close(rnn_cell(x, h, weights, activation), expected)
+
+
+def test_the_classic_tanh_cell_is_pytorchs() -> None:
+    torch.manual_seed(1)
+    fused = nn.RNN(4, 5).double()
+    x, h = torch.randn(6, 3, 4).double(), torch.randn(3, 5).double()
+    expected, _ = fused(x, h[None])
+    weights = CellWeights(*fused.parameters())
+    for step in range(6):
+        h = rnn_cell(x[step], h, weights, "tanh")
+        torch.testing.assert_close(h, expected[step])
+
+
+def test_every_gradient_of_the_objective_is_the_numerical_one() -> None:
+    network = make_network(hidden=3)
+    words, targets = random_words(4, 2), random_words(4, 2).flip(0)
+    state = random_state(network, 2)
+    names = [name for name, _ in network.named_parameters()]
+
+    def objective(*values: Tensor) -> Tensor:
+        parameters = dict(zip(names, values, strict=True))
+        logits, _ = torch.func.functional_call(network, parameters, (words, state))
+        return window_objective(logits, targets)
+
+    assert torch.autograd.gradcheck(objective, tuple(network.parameters()))
+
+
+class DoubleTheGradient(torch.autograd.Function):
+    """A mask that leaves a tracer: the identity forward, twice the gradient backward."""
+
+    @staticmethod
+    def forward(context: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class Tracer(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return DoubleTheGradient.apply(x)
+
+
+def influence(network: LanguageModel, forward: object, distance: int) -> Tensor:
+    """d (a logit at step t + distance) / d (the embedded word at step t), the words all alike."""
+    steps = distance + 1
+    words = torch.arange(steps)[:, None]
+    logits, _ = forward(words, random_state(network, 1))
+    (gradient,) = torch.autograd.grad(logits[-1, 0, 5], network.embedding.weight)
+    return gradient[0]  # of the first step's word
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("distance", [0, 1, 4, 9])
+def test_a_perturbation_passes_dropout_exactly_l_plus_one_times(layers: int, distance: int) -> None:
+    """Each mask on a path doubles its gradient: 2**(L+1) in all says that every path has L+1."""
+    ratios = []
+    for forward_of in (lambda n: n, lambda n: lambda *args: reference_forward(n, *args)):
+        network = make_network(layers)
+        torch.manual_seed(0)
+        plain = influence(network, forward_of(network), distance)
+        network.drop = Tracer()
+        torch.manual_seed(0)
+        traced = influence(network, forward_of(network), distance)
+        assert plain.abs().min() > 0
+        ratios.append(traced / plain)
+    for ratio in ratios:
+        torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0 ** (layers + 1)))
+
+
+@pytest.mark.parametrize("distance", [1, 4])
+def test_masks_on_the_recurrent_connection_too_would_break_that_count(distance: int) -> None:
+    """The contrast: with h[l, t-1] masked as well, paths have up to L + 1 + distance masks."""
+    network = make_network(layers=1)
+    (weights,) = network.cell_weights()
+    embedded = network.embedding(torch.arange(distance + 1)).detach().requires_grad_()
+
+    def read(mask: nn.Module) -> Tensor:
+        h = c = torch.zeros(1, 6).double()
+        for x in embedded:
+            h, c = lstm_cell(mask(x[None]), (mask(h), c), weights)
+        (gradient,) = torch.autograd.grad(network.softmax(mask(h))[0, 5], embedded)
+        return gradient[0]
+
+    ratio = read(Tracer()) / read(nn.Identity())
+    assert ((ratio - 4).abs() > 1e-3).all()  # no longer 2**(L+1) for every path
+
+
+def test_dropout_has_the_papers_rate_and_scale_in_training_and_none_in_evaluation() -> None:
+    network = make_network(dropout=0.65)
+    seen: list[Tensor] = []
+    network.drop.register_forward_hook(lambda module, args, output: seen.append(output / args[0]))
+    words = random_words(50, 20)
+    network(words, network.zero_state(20))
+    assert len(seen) == 3  # L + 1
+    for factors in seen:
+        kept = factors[factors != 0]
+        torch.testing.assert_close(kept, torch.full_like(kept, 1 / 0.35))
+        assert (factors == 0).double().mean().item() == pytest.approx(0.65, abs=0.02)
+    seen.clear()
+    network.eval()
+    network(words, network.zero_state(20))
+    assert all((factors == 1).all() for factors in seen)
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"), [("small", 4_653_200), ("medium", 19_780_400), ("large", 66_034_000)]
+)
+def test_parameter_counts_are_the_papers(preset: str, count: int) -> None:
+    with torch.device("meta"):
+        assert parameter_count(LanguageModel(resolve(preset).model, 10_000)) == count
+
+
+def test_every_parameter_is_drawn_from_the_whole_range_biases_too() -> None:
+    config = ModelConfig(cell="lstm", layers=2, hidden_size=200, dropout=0, init_range=0.1)
+    network = LanguageModel(config, 1000)
+    for name, parameter in network.named_parameters():
+        assert parameter.min() >= -0.1, name
+        assert parameter.max() <= 0.1, name
+        assert parameter.min() < -0.095, name
+        assert parameter.max() > 0.095, name
+        assert parameter.mean().abs() < 0.01, name  # no forget-gate offset either
+        assert parameter.std().item() == pytest.approx(0.1 / math.sqrt(3), rel=0.1), name
+
+
+def test_a_chunked_pass_with_carried_state_equals_one_long_pass() -> None:
+    network = make_network()
+    words = random_words(12, 3)
+    whole, end = network(words, network.zero_state(3))
+    state, parts = network.zero_state(3), []
+    for chunk in words.split(5):
+        logits, state = network(chunk, state)
+        parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts), whole)
+    for ours, expected in zip(state, end, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_uniform_logits_give_the_vocabulary_size_as_perplexity() -> None:
+    network = make_network()
+    with torch.no_grad():
+        network.softmax.weight.zero_()
+        network.softmax.bias.zero_()
+    tokens = random_words(50, 1).flatten().int().numpy()
+    scores = target_log_probabilities(network, tokens, 3)
+    assert len(scores) == 49
+    assert perplexity(nll_sum(scores), 49) == pytest.approx(VOCABULARY, rel=1e-12)
+
+
+def test_the_objective_sums_over_steps_and_averages_over_streams() -> None:
+    logits = torch.randn(5, 3, 7, dtype=torch.float64)
+    targets = torch.randint(7, (5, 3))
+    expected = sum(
+        -math.log(torch.softmax(logits[t, b], 0)[targets[t, b]].item())
+        for t in range(5)
+        for b in range(3)
+    )
+    assert window_objective(logits, targets).item() == pytest.approx(expected / 3)
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_scores_are_those_of_each_column_run_by_itself_in_the_order_of_the_text(
+    streams: int,
+) -> None:
+    network = make_network(dropout=0.5)
+    tokens = random_words(48, 1).flatten()  # 47 targets: columns of 12, 12, 12 and 11
+    lengths = [12, 12, 12, 11] if streams == 4 else [47]
+    network.eval()
+    expected, start = [], 0
+    for length in lengths:
+        part = tokens[start : start + length + 1]
+        logits, _ = network(part[:-1, None], network.zero_state(1))
+        nll = nn.functional.cross_entropy(logits[:, 0], part[1:], reduction="none")
+        expected.append(-nll)
+        start += length
+    network.train()
+    scores = target_log_probabilities(network, tokens.int().numpy(), streams)
+    torch.testing.assert_close(scores, torch.cat(expected))
+    assert network.training  # left as it was
+
+
+def test_a_diverged_model_has_an_infinite_perplexity_and_no_overflow() -> None:
+    assert perplexity(1e6, 10) == math.inf
+
+
+def test_the_first_streams_of_a_state_are_views_of_it() -> None:
+    state = [(torch.rand(4, 2), torch.rand(4, 2))]
+    ((h, c),) = first_streams(state, 3)
+    assert torch.equal(h, state[0][0][:3])
+    assert torch.equal(c, state[0][1][:3])
