@@ -1,0 +1,65 @@
+"""The committed evidence: complete, of the presets, at the paper's figures, and in the README."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptb_lm.config import recipe_of, resolve
+from ptb_lm.corpus.load import Corpus
+from ptb_lm.evaluation.scores import figure, load_scores, text_sha256
+from ptb_lm.report.published import TABLE_1
+from ptb_lm.report.table import BEGIN, read_evidence, results_table, with_table
+from ptb_lm.training.run_folder import read_metrics
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = read_evidence(ROOT / "results")
+NAMES = [run.folder.path.name for run in EVIDENCE]
+
+
+def test_the_readme_has_the_figures_that_the_evidence_gives() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(readme, results_table(EVIDENCE)) == readme
+    assert readme.count(BEGIN) == 1
+
+
+def test_another_figure_in_the_evidence_would_show() -> None:
+    run = EVIDENCE[0]
+    other = run.scores["test"].log_probabilities - np.float32(0.001)
+    scores = {**run.scores, "test": type(run.scores["test"])("x", run.scores["test"].text, other)}
+    assert results_table([type(run)(run.folder, run.config, scores)]) != results_table([run])
+
+
+def test_small_with_seed_1_reaches_the_papers_figures() -> None:
+    (run,) = [run for run in EVIDENCE if run.folder.path.name == "small-seed1"]
+    valid, test = (figure(run.scores[split].log_probabilities) for split in ("valid", "test"))
+    assert (valid.tokens, test.tokens) == (73_759, 82_429)
+    assert (run.scores["valid"].text.streams, run.scores["test"].text.streams) == (20, 1)
+    assert valid.perplexity <= TABLE_1["small"].valid == 120.7
+    assert test.perplexity <= TABLE_1["small"].test == 114.5
+
+
+@pytest.mark.parametrize("run", EVIDENCE, ids=NAMES)
+def test_evidence_is_of_the_preset_and_of_all_its_epochs(run) -> None:
+    assert recipe_of(run.config) == recipe_of(resolve(run.config.run.config))
+    assert run.folder.path.name == f"{run.config.run.config}-seed{run.config.run.seed}"
+    lines = read_metrics(run.folder.metrics)
+    epochs = [line for line in lines if "valid/perplexity" in line]
+    assert [line["epoch"] for line in epochs] == list(range(1, run.config.training.epochs + 1))
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    environment = json.loads(run.folder.environment.read_text())
+    assert all(len(part["commit"]) == 40 for part in environment)  # made from a clean checkout
+    scored = figure(run.scores["valid"].log_probabilities).perplexity
+    assert scored == pytest.approx(epochs[-1]["valid/perplexity"], rel=1e-6)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("run", EVIDENCE, ids=NAMES)
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_evidence_scores_the_text_of_the_penn_treebank(run, split: str, ptb: Corpus) -> None:
+    words = ptb.vocabulary.decode(ptb.splits[split])
+    scores = load_scores(run.folder.scores(split))
+    assert scores.text.text_sha256 == text_sha256(words)
+    assert len(scores.log_probabilities) == len(words) - 1
+    assert scores.text.vocabulary_size == 10_000
