@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str], debug: bool) -> int:
     command = typer.main.get_command(app)
     try:
-        return int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
+        code = int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except PtbLmError as error:
         if debug:
             raise
@@ -40,7 +42,10 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped")
         return SIGINT_EXIT_CODE
-    except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+    except (BrokenPipeError, SystemExit) as end:
+        # The reader of our output has gone, as in `… | head`: typer makes an exit of that.
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

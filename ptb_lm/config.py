@@ -19,6 +19,9 @@ from ptb_lm.errors import InputError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Any constraint makes pydantic refuse the bytes of a file name that are not UTF-8 as well, which
+# config.toml could not hold.
+Name = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -60,9 +63,9 @@ class TrainingConfig(Section):
 class RunOptions(Section):
     """How a run is made: options of the command line, recorded with the run."""
 
-    config: str
+    config: Name
     """The name of the preset, or the stem of the file, that the run began from."""
-    data: str = "ptb"
+    data: Name = "ptb"
     """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -213,6 +216,7 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
     if first["type"] == "missing":
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    wanted = wanted.removeprefix("String should have ")
     return f"{origin}: {key}: expected {wanted}, got {first['input']!r}"
 
 

@@ -42,9 +42,12 @@ def assignments(**changes: Any) -> list[str]:
     return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 
-def train_arguments(run_dir: str, *options: str, data: str = "text", **changes: Any) -> list[str]:
-    command = ["train", "--config", "small", "--data", data, "--run-dir", run_dir]
-    return [*command, "--device", "cpu", *options, *assignments(**changes)]
+def train_arguments(
+    run_dir: str | None, *options: str, data: str = "text", **changes: Any
+) -> list[str]:
+    command = ["train", "--config", "small", "--data", data, "--device", "cpu"]
+    folder = [] if run_dir is None else ["--run-dir", run_dir]
+    return [*command, *folder, *options, *assignments(**changes)]
 
 
 def ptb_lm(*arguments: str) -> Outcome:

@@ -96,7 +96,9 @@ def test_a_preset_written_as_toml_resolves_to_itself(name: str, tmp_path: Path) 
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
 count = st.integers(1, 2**63 - 1)
-words = st.text(st.characters(exclude_categories=["Cs"]))  # no file holds a lone surrogate
+words = st.text(
+    st.characters(exclude_categories=["Cs"]), min_size=1
+)  # no file holds a lone surrogate
 
 
 @given(
@@ -137,6 +139,15 @@ def test_any_config_survives_its_file(
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(to_toml(config).encode())
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    "name", ['"', "\\", "a\nb", "\r\t\b\f\0", "\x1f\x7f\x80", "é\u2028😀", "#", "'"]
+)
+def test_a_folder_of_any_name_survives_the_file(name: str, tmp_path: Path) -> None:
+    config = resolve("small", None, {"data": name})
+    (tmp_path / "config.toml").write_bytes(to_toml(config).encode())
+    assert load_config(tmp_path / "config.toml").run.data == name
 
 
 @pytest.mark.parametrize(
@@ -195,7 +206,7 @@ def test_a_config_is_frozen() -> None:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(getattr(config, section), key, 3)
     with pytest.raises(ValidationError, match="frozen"):
-        config.model = resolve("large").model  # type: ignore[misc]
+        config.model = resolve("large").model
 
 
 @pytest.mark.parametrize(
@@ -216,6 +227,7 @@ def test_a_config_is_frozen() -> None:
         ("model.dropout=nan", "got nan"),
         ("model.cell=gru", "expected 'lstm', got 'gru'"),
         ("run.data=3", "expected string, got 3"),
+        ("run.data=", "expected at least 1 character, got ''"),
         ("run.seed=-1", "expected greater than or equal to 0, got -1"),
         ("run.seed=9223372036854775808", "expected less than 9223372036854775808, got 92"),
     ],

@@ -5,13 +5,14 @@ memory (6 MB), each checked against its published size and sha256, and only then
 """
 
 import logging
+import lzma
 import os
 import tarfile
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +39,19 @@ BUDGET_SECONDS = 30.0
 ARCHIVE_LIMIT_BYTES = 200_000_000
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".zip")
 CHUNK_BYTES = 1 << 16
+
+# What the archive modules raise for a damaged file; RuntimeError also for a zip that is encrypted
+# or compressed in a way they do not know, ValueError for a header that says nonsense.
+UNREADABLE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 Contents = dict[str, bytes]  # file name -> checked bytes
 
@@ -110,7 +124,8 @@ def _download(base: str, name: str, sha256: str | None, limit: int, folder: Path
 
     Raises:
         requests.RequestException: no connection, a time-out, an error status, a broken transfer.
-        ValueError: the bytes have another sha256, or there are more of them than the limit.
+        ValueError: the bytes have another sha256.
+        InputError: there are more of them than the limit.
     """
     mirror = pooch.create(
         path=folder,
@@ -120,48 +135,52 @@ def _download(base: str, name: str, sha256: str | None, limit: int, folder: Path
     )
     pooch.get_logger().setLevel("ERROR")
 
-    def download(url: str, file: str | IO[bytes], mirror: Any) -> None:
-        with _BoundedBar(name, limit) as bar:
+    def download(url: str, path: str, mirror: Any) -> None:
+        # The bar (on a terminal only) is not given to pooch, which counts chunks, not bytes, and
+        # counts nothing where the server does not say how much there is.
+        bar = tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=None)
+        with Path(path).open("wb") as file, bar:
             pooch.HTTPDownloader(
-                progressbar=bar,
                 chunk_size=CHUNK_BYTES,
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            )(url, file, mirror)
+            )(url, _BoundedFile(file, limit, bar.update), mirror)
 
     return Path(mirror.fetch(name, downloader=download))
 
 
-class _BoundedBar(tqdm):  # type: ignore[type-arg]
-    """A progress bar (on a terminal only) that also ends a transfer that exceeds its limit."""
+class _BoundedFile:
+    """A file to write to that reports what it is given and refuses more bytes than its limit."""
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(desc=name, unit="B", unit_scale=True, leave=False, disable=None)
+    def __init__(self, file: IO[bytes], limit: int, report: Callable[[int], object]) -> None:
+        self.file = file
+        self.limit = limit
+        self.report = report
         self.received = 0
-        self.limit = limit + CHUNK_BYTES  # pooch counts the last, shorter chunk as a whole one
 
-    def update(self, n: float | None = 1) -> bool | None:
-        self.received += int(n or 0)
+    def write(self, data: bytes) -> int:
+        self.received += len(data)
         if self.received > self.limit:
-            raise ValueError("more bytes than the file has")
-        return super().update(n)
+            raise InputError(f"more than the expected {self.limit:,} bytes")
+        self.report(len(data))
+        return self.file.write(data)
 
-    def reset(self, total: float | None = None) -> None:
-        self.received = 0
-        super().reset(total)
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _reason(error: Exception) -> str:
     """Say in a few words why a download failed."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
+    # A time-out within a body comes as a ConnectionError that only says so in its text.
+    if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
         return "timed out"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the transfer broke off"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
-    if isinstance(error, InputError):
-        return str(error)
+    if isinstance(error, InputError | requests.RequestException):
+        return " ".join(str(error).split())
     return "other bytes than the published file's"
 
 
@@ -192,11 +211,11 @@ def _from_archive(path: Path) -> Contents:
                 continue
             data = stream.read(file.size + 1)
             try:
-                file.check(data, f"{path}, member {member_name}")
+                file.check(data, f"{path}, member {member_name!r}")  # it may hold a line feed
                 contents[file.name] = data
             except InputError as error:
                 complaint = complaint or error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable archive: {error}") from None
     missing = [name for name in known if name not in contents]
     if missing:

@@ -100,7 +100,7 @@ class EvaluationRequest:
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
         if text is not None:
-            return cls(text.name, text, protocol or "stream")
+            return cls(f"text {text.name}", text, protocol or "stream")
         return cls(split or "test", None, protocol or PAPER_PROTOCOL[split or "test"])
 
 

@@ -91,6 +91,8 @@ def open_run(
     take_up = resume and folder.last.exists()
     if not take_up:
         folder.require_unused(overwrite or resume)
+    if resume and not take_up:
+        folder.require_no_results()
     device = choose_device(config.run.device)
     set_precision(config.run.precision)
     corpus = load_corpus(config.run.data, data_dir)

@@ -53,6 +53,18 @@ class RunFolder:
                 "--overwrite to begin anew, or another --run-dir"
             )
 
+    def require_no_results(self) -> None:
+        """Raise InputError if a run without ``last.pt`` has got as far as to have results.
+
+        Such a folder is evidence that travels without its checkpoints: to begin anew in it is not
+        what --resume can have meant.
+        """
+        if self.best.exists() or self.scores("valid").exists() or self.scores("test").exists():
+            raise InputError(
+                f"{self.path}: has results but no last.pt to resume from; name another --run-dir, "
+                "or use --overwrite to begin anew"
+            )
+
     def create(self) -> None:
         """Make the folder; of a run before, remove the files that this program writes."""
         try:

@@ -1,0 +1,580 @@
+"""A user's mistake is one line that says what, where and what instead; and nothing is lost."""
+
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from cli_support import contents, done, furnish, ptb_lm, train_arguments, write_texts
+
+from ptb_lm.config import preset_names
+
+LAST, SCORES = "runs/a/last.pt", "runs/a/scores-test.npz"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the template, which the test may change, as the current folder."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What a mistake needs beside the template, written before the command is run.
+
+
+def write(path: str, data: bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(data)
+
+
+def config_file(old: str = "", new: str = "") -> None:
+    """Write mine.toml: the small preset with a passage changed."""
+    shown = done("config", "show", "small").out
+    assert old in shown
+    write("mine.toml", shown.replace(old, new, 1).encode())
+
+
+def corpus(split: str, data: bytes) -> None:
+    """Write a corpus ``bad`` with one split of these bytes."""
+    shutil.copytree("text", "bad")
+    write(f"bad/{split}.txt", data)
+
+
+def corpus_without_valid() -> None:
+    corpus("valid", b"")
+    Path("bad/valid.txt").unlink()
+
+
+def checkpoint(**changes: Any) -> None:
+    """Write bad.pt: a checkpoint with parts changed, or left out where the value is None."""
+    content = {**torch.load(LAST, weights_only=True), **changes}
+    torch.save({key: value for key, value in content.items() if value is not None}, "bad.pt")
+
+
+class Intruder:
+    """Unpickled, it makes a folder: what must not run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+def torch_pickle(content: Any) -> Callable[[], None]:
+    return lambda: torch.save(content, "bad.pt")
+
+
+def old_torch_pickle() -> None:
+    content = torch.load(LAST, weights_only=True)
+    torch.save(content, "whole.pt", _use_new_zipfile_serialization=False)
+    write("bad.pt", Path("whole.pt").read_bytes()[:200])
+
+
+def new_words() -> None:
+    """Change the training text after the run, so that its vocabulary is another."""
+    with Path("text/train.txt").open("a") as file:
+        file.write("entirely new words\n")
+
+
+def score_file(**arrays: Any) -> Callable[[], None]:
+    """Write bad.npz: a score file with arrays changed, or left out where the value is None."""
+
+    def write_it() -> None:
+        with np.load(SCORES) as content:
+            changed = {**content, **arrays}
+        np.savez("bad.npz", **{key: value for key, value in changed.items() if value is not None})
+
+    return write_it
+
+
+def description(text: str) -> Any:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def damaged_scores() -> None:
+    """Damage the compressed bytes of a score file, past the header of its first member."""
+    data = bytearray(Path(SCORES).read_bytes())
+    data[100:140] = b"\xff" * 40
+    write("bad.npz", bytes(data))
+
+
+def scores_of(name: str, *options: str) -> None:
+    done("eval", LAST, "--save-scores", name, *options)
+
+
+def scores_of_two_texts() -> None:
+    for name, text in (("one", b"a b c\n"), ("two", b"a b d\n")):
+        write(f"{name}/note.txt", text)
+        scores_of(f"{name}.npz", "--text", f"{name}/note.txt")
+
+
+def scores_over_two_vocabularies() -> None:
+    write("note.txt", b"<unk> <unk>\n")
+    scores_of("one.npz", "--text", "note.txt")
+    done("eval", "runs/other/last.pt", "--text", "note.txt", "--save-scores", "two.npz")
+
+
+def run_without_data() -> None:
+    shutil.move("text", "elsewhere")
+
+
+def run_without_last_checkpoint() -> None:
+    Path("runs/a/last.pt").unlink()
+
+
+class Mistake(NamedTuple):
+    """A command, what its message must hold, and what is made before."""
+
+    arguments: list[str]
+    fragments: list[str]
+    before: Callable[[], Any] = lambda: None
+
+
+def train(*options: str, data: str = "text", **changes: Any) -> list[str]:
+    return train_arguments("runs/new", *options, data=data, **changes)
+
+
+def resume(*options: str, run_dir: str = "runs/a", **changes: Any) -> list[str]:
+    return train_arguments(run_dir, "--resume", *options, **changes)
+
+
+PRESETS = ", ".join(preset_names())
+NO_CHECKPOINT = ["bad.pt: not a checkpoint of ptb-lm, or damaged"]
+NO_SCORES = ["bad.npz: not a score file of ptb-lm, or damaged"]
+MODEL_KEYS = "known: cell, layers, hidden_size, dropout, init_range"
+
+MISTAKES = {
+    # config
+    "unknown preset": Mistake(
+        ["config", "show", "meduim"],
+        ["config 'meduim': no such preset or file; did you mean 'medium'?", f"presets: {PRESETS}"],
+    ),
+    "unknown preset in train": Mistake(
+        ["train", "--config", "smal", "--data", "text"], ["'smal'", "did you mean 'small'?"]
+    ),
+    "no config file": Mistake(
+        ["train", "--config", "nowhere/mine.toml"], ["nowhere/mine.toml: no such config file"]
+    ),
+    "no config": Mistake(
+        ["train", "--data", "text"], ["--config: missing", "`ptb-lm config list`"]
+    ),
+    "unknown key by --set": Mistake(
+        train("--set", "model.hiden_size=9"),
+        [
+            "error: --set model.hiden_size=9: model.hiden_size: unknown key",
+            "did you mean 'hidden_size'?",
+            MODEL_KEYS,
+        ],
+    ),
+    "unknown section by --set": Mistake(
+        train("--set", "trainig.epochs=9"),
+        ["error: --set trainig.epochs=9: trainig: unknown key; did you mean 'training'?"],
+    ),
+    "unknown key in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["error: mine.toml: model.droput: unknown key; did you mean 'dropout'?", MODEL_KEYS],
+        lambda: config_file("[training]", "droput = 0.5\n\n[training]"),
+    ),
+    "unknown section in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: optimiser: unknown key", "known: model, training, run"],
+        lambda: config_file("[training]", "[optimiser]\nrate = 1\n\n[training]"),
+    ),
+    "key outside a section in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: epochs: expected a section [epochs]"],
+        lambda: config_file("[model]", "epochs = 9\n\n[model]"),
+    ),
+    "ill-typed key by --set": Mistake(
+        train(training__epochs="many"),
+        ["--set training.epochs=many: training.epochs: expected integer, got 'many'"],
+    ),
+    "ill-typed key in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: model.layers: expected integer, got '2'"],
+        lambda: config_file("layers = 2", 'layers = "2"'),
+    ),
+    "value out of range in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: model.dropout: expected less than 1, got 1.5"],
+        lambda: config_file("dropout = 0.0", "dropout = 1.5"),
+    ),
+    "missing key in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: training.decay: missing", "`ptb-lm config show small`"],
+        lambda: config_file("decay = 2.0\n"),
+    ),
+    "missing section in a file": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: training: missing"],
+        lambda: write("mine.toml", done("config", "show", "small").out.split("\n\n")[0].encode()),
+    ),
+    "broken TOML": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: not valid TOML", "line 2"],
+        lambda: config_file('cell = "lstm"', "cell = "),
+    ),
+    "a config that is not UTF-8": Mistake(
+        ["config", "show", "mine.toml"],
+        ["mine.toml: not UTF-8 at byte 2"],
+        lambda: write("mine.toml", b"# \xff\n"),
+    ),
+    "--set without =": Mistake(
+        train("--set", "training.epochs"), ["--set training.epochs: expected section.key=value"]
+    ),
+    "--set without a section": Mistake(
+        train("--set", "epochs=3"), ["--set epochs=3: expected section.key=value"]
+    ),
+    "--precision nonsense": Mistake(
+        train("--precision", "fp8"), ["--precision: run.precision: expected 'fp32', got 'fp8'"]
+    ),
+    "--device nonsense in train": Mistake(
+        train("--device", "gpu"), ["--device: run.device: expected 'auto', 'cpu' or 'cuda'", "gpu"]
+    ),
+    "--seed out of range": Mistake(
+        train("--seed", "-1"), ["--seed: run.seed: expected greater than or equal to 0, got -1"]
+    ),
+    # data
+    "no data folder": Mistake(
+        train(data="nowhere"), ["--data nowhere: expected ptb, synthetic, or a folder with"]
+    ),
+    "no data folder in data info": Mistake(
+        ["data", "info", "--data", "nowhere"], ["--data nowhere: expected ptb, synthetic"]
+    ),
+    "no Penn Treebank in data info": Mistake(
+        ["data", "info", "--data-dir", "empty"],
+        [f"{Path('empty/ptb')}: the Penn Treebank is not there; `ptb-lm data fetch` gets it"],
+    ),
+    "a damaged Penn Treebank": Mistake(
+        train("--data-dir", "mine", data="ptb"),
+        ["mine/ptb/ptb.train.txt: 5 bytes where", "5,101,618", "`ptb-lm data fetch`"],
+        lambda: write("mine/ptb/ptb.train.txt", b"a b\n\n"),
+    ),
+    "no valid.txt": Mistake(
+        train(data="bad"),
+        ["bad/valid.txt: cannot be read: No such file"],
+        corpus_without_valid,
+    ),
+    "an empty text": Mistake(
+        train(data="bad"), ["bad/train.txt: no word in it"], lambda: corpus("train", b"")
+    ),
+    "a text of blank lines": Mistake(
+        train(data="bad"), ["bad/test.txt: no word in it"], lambda: corpus("test", b"\n \n\t\n")
+    ),
+    "a training text too short for B and T": Mistake(
+        train(data="bad"),
+        ["training text has 17 tokens", "batch_size 3", "unrolled_steps 5", "at least 18"],
+        lambda: corpus("train", b"a " * 16),
+    ),
+    "a validation text too short for B": Mistake(
+        train(data="bad"),
+        ["text to evaluate has 3 tokens", "3 columns need at least 4", "lower batch_size"],
+        lambda: corpus("valid", b"a b\n"),
+    ),
+    "a text that is not UTF-8": Mistake(
+        train(data="bad"),
+        ["bad/train.txt: line 2, byte 6: not UTF-8 (0xe9)", "convert the file to UTF-8"],
+        lambda: corpus("train", b"a b\nc \xe9\n"),
+    ),
+    # checkpoints
+    "no checkpoint": Mistake(["eval", "nowhere.pt"], ["nowhere.pt: no such checkpoint"]),
+    "no checkpoint to generate from": Mistake(
+        ["generate", "runs/a"], ["runs/a: no such checkpoint"]
+    ),
+    "a text as checkpoint": Mistake(["eval", "text/test.txt"], ["text/test.txt: not a checkpoint"]),
+    # As opcodes of a pickle, these letters take from a stack that is empty.
+    "a text that begins a pickle": Mistake(
+        ["eval", "bad.pt"], NO_CHECKPOINT, lambda: write("bad.pt", b"to be or not to be\n")
+    ),
+    "an empty checkpoint": Mistake(["eval", "bad.pt"], NO_CHECKPOINT, lambda: write("bad.pt", b"")),
+    "a pickle": Mistake(
+        ["eval", "bad.pt"], NO_CHECKPOINT, lambda: write("bad.pt", pickle.dumps({"a": 1}, 5))
+    ),
+    "a torch pickle of something else": Mistake(
+        ["eval", "bad.pt"], NO_CHECKPOINT, torch_pickle({"weights": torch.zeros(3)})
+    ),
+    "a torch pickle that runs code": Mistake(
+        ["eval", "bad.pt"], NO_CHECKPOINT, torch_pickle(Intruder())
+    ),
+    "a truncated checkpoint": Mistake(
+        ["eval", "bad.pt"],
+        NO_CHECKPOINT,
+        lambda: write("bad.pt", Path(LAST).read_bytes()[:-500]),
+    ),
+    "a truncated checkpoint in PyTorch's old format": Mistake(
+        ["eval", "bad.pt"], NO_CHECKPOINT, old_torch_pickle
+    ),
+    "a checkpoint of another format": Mistake(
+        ["eval", "bad.pt"],
+        ["bad.pt: checkpoint format 2, this version reads 1"],
+        lambda: checkpoint(format=2),
+    ),
+    "a checkpoint of no format": Mistake(
+        ["eval", "bad.pt"],
+        ["bad.pt: checkpoint format None, this version reads 1"],
+        lambda: checkpoint(format=None),
+    ),
+    "a checkpoint without a part": Mistake(
+        ["eval", "bad.pt"],
+        ["bad.pt: damaged: its parts do not fit together"],
+        lambda: checkpoint(vocabulary=None),
+    ),
+    "a checkpoint with another network's weights": Mistake(
+        ["eval", "bad.pt"],
+        ["bad.pt: damaged: its parts do not fit together"],
+        lambda: checkpoint(weights=torch.load("runs/other/last.pt", weights_only=True)["weights"]),
+    ),
+    "a checkpoint with another vocabulary than its own": Mistake(
+        ["generate", "bad.pt"],
+        ["bad.pt: damaged: its parts do not fit together"],
+        lambda: checkpoint(vocabulary=["<eos>", "<unk>", *"abcdefgh"][::-1]),
+    ),
+    "eval after the data changed": Mistake(
+        ["eval", LAST],
+        [f"{LAST}: its vocabulary (10 words)", "data text (13 words)", "--text FILE"],
+        new_words,
+    ),
+    "eval after the data went away": Mistake(
+        ["eval", LAST],
+        [f"{LAST}: it was trained on the folder text, which is not here", "--text FILE"],
+        run_without_data,
+    ),
+    "two vocabularies in one eval": Mistake(
+        ["eval", LAST, "runs/other/last.pt", "--text", "text/test.txt"],
+        ["runs/other/last.pt: its vocabulary (7 words)", f"{LAST} (10 words)", "one at a time"],
+    ),
+    "two batch sizes in one eval": Mistake(
+        ["eval", LAST, "runs/wide/last.pt", "--protocol", "columns"],
+        ["runs/wide/last.pt: streams is 4, but 3 in runs/a/last.pt"],
+        lambda: done(*train_arguments("runs/wide", training__batch_size=4)),
+    ),
+    "a text to evaluate that is not there": Mistake(
+        ["eval", LAST, "--text", "nowhere.txt"], ["nowhere.txt: cannot be read: No such file"]
+    ),
+    "a text to evaluate that is a folder": Mistake(
+        ["eval", LAST, "--text", "text"], ["text: cannot be read: Is a directory"]
+    ),
+    "a text to evaluate that is too short for its columns": Mistake(
+        ["eval", LAST, "--text", "note.txt", "--protocol", "columns"],
+        ["has 2 tokens; 3 columns need at least 4"],
+        lambda: write("note.txt", b"a"),
+    ),
+    # run folders
+    "a run is there already": Mistake(
+        train_arguments("runs/a"),
+        ["runs/a: a run is there already", "--resume", "--overwrite", "another --run-dir"],
+    ),
+    "a folder that is none of a run": Mistake(
+        train_arguments("text"), ["text: not empty and not a run folder; name another --run-dir"]
+    ),
+    "a folder that is none of a run, with --overwrite": Mistake(
+        train_arguments("text", "--overwrite"), ["text: not empty and not a run folder"]
+    ),
+    "a file as run folder": Mistake(
+        train_arguments("text/test.txt", "--overwrite"), ["text/test.txt: not a folder"]
+    ),
+    "--overwrite with data that is not there": Mistake(
+        train_arguments("runs/a", "--overwrite", data="nowhere"), ["--data nowhere: expected"]
+    ),
+    "resume with another recipe": Mistake(
+        resume(model__hidden_size=9, training__decay=3.0),
+        [
+            f"{LAST}: the run there was made otherwise",
+            "model.hidden_size was 8, asked for 9; training.decay was 2.0, asked for 3.0",
+            "resume it with its own config.toml",
+        ],
+    ),
+    "resume with another seed": Mistake(
+        resume("--seed", "2"), ["run.seed was 1, asked for 2", "another --run-dir"]
+    ),
+    "resume after the data changed": Mistake(
+        resume(),
+        [f"{LAST}: its vocabulary (10 words) is not that of --data text (13 words)"],
+        new_words,
+    ),
+    "resume from weights alone": Mistake(
+        resume(),
+        [f"{LAST}: holds weights only, nothing to resume from"],
+        lambda: shutil.copy("runs/a/best.pt", LAST),
+    ),
+    "resume from a damaged checkpoint": Mistake(
+        resume(),
+        [f"{LAST}: not a checkpoint of ptb-lm, or damaged"],
+        lambda: write(LAST, Path(LAST).read_bytes()[:3000]),
+    ),
+    "resume of results without a checkpoint": Mistake(
+        resume(),
+        ["runs/a: has results but no last.pt to resume from", "--overwrite"],
+        run_without_last_checkpoint,
+    ),
+    "--resume with --overwrite": Mistake(
+        resume("--overwrite"), ["--resume and --overwrite: choose one"]
+    ),
+    # options
+    "no CUDA in train": Mistake(
+        train("--device", "cuda"), ["--device cuda: PyTorch sees no CUDA device", "--device cpu"]
+    ),
+    "no CUDA in eval": Mistake(
+        ["eval", LAST, "--device", "cuda"], ["--device cuda: PyTorch sees no CUDA device"]
+    ),
+    "--device nonsense in eval": Mistake(
+        ["eval", LAST, "--device", "gpu"], ["--device gpu: expected auto, cpu or cuda"]
+    ),
+    "--device nonsense in generate": Mistake(
+        ["generate", LAST, "--device", "gpu"], ["--device gpu: expected auto, cpu or cuda"]
+    ),
+    "unknown command": Mistake(["trian"], ["trian", "`ptb-lm --help`"]),
+    "unknown option": Mistake(train("--epochs", "3"), ["--epochs", "see `ptb-lm train --help`"]),
+    "missing argument": Mistake(["eval"], ["CKPT", "see `ptb-lm eval --help`"]),
+    "missing argument of a command of a group": Mistake(
+        ["config", "show"], ["NAME", "see `ptb-lm config show --help`"]
+    ),
+    "an option's value missing": Mistake(["train", "--config"], ["--config", "argument"]),
+    "wrong type for --max-steps": Mistake(train("--max-steps", "x"), ["--max-steps", "integer"]),
+    "no steps": Mistake(train("--max-steps", "0"), ["--max-steps", "1"]),
+    "wrong type for --seed": Mistake(train("--seed", "1.5"), ["--seed", "integer"]),
+    "--split nonsense": Mistake(
+        ["eval", LAST, "--split", "dev"], ["--split dev: expected train, valid, test"]
+    ),
+    "--protocol nonsense": Mistake(
+        ["eval", LAST, "--protocol", "batch"], ["--protocol batch: expected stream or columns"]
+    ),
+    "--split with --text": Mistake(
+        ["eval", LAST, "--split", "test", "--text", "text/test.txt"],
+        ["--split and --text: choose one"],
+    ),
+    "--save-scores of two": Mistake(
+        ["eval", LAST, "runs/b/last.pt", "--save-scores", "s.npz"],
+        ["--save-scores: takes one checkpoint at a time"],
+    ),
+    "no words to generate": Mistake(["generate", LAST, "--words", "0"], ["--words", "1"]),
+    "no temperature": Mistake(["generate", LAST, "--temperature", "0"], ["--temperature", "0.01"]),
+    "a seed that no generator takes": Mistake(
+        ["generate", LAST, "--seed", str(2**63)], ["--seed", str(2**63 - 1)]
+    ),
+    # score files
+    "no score file": Mistake(["average", "nowhere.npz"], ["nowhere.npz: no such score file"]),
+    "scores of two splits": Mistake(
+        ["average", SCORES, "runs/b/scores-valid.npz"],
+        ["runs/b/scores-valid.npz: split is valid, but test in runs/a/scores-test.npz"],
+    ),
+    "scores of two texts of one name": Mistake(
+        ["average", "one.npz", "two.npz"],
+        ["two.npz: text_sha256 is ", "in one.npz", "the same text scored in the same way"],
+        scores_of_two_texts,
+    ),
+    "scores under two protocols": Mistake(
+        ["average", SCORES, "columns.npz"],
+        ["columns.npz: protocol is columns, but stream in runs/a/scores-test.npz"],
+        lambda: scores_of("columns.npz", "--protocol", "columns"),
+    ),
+    "scores over two vocabularies": Mistake(
+        ["average", "one.npz", "two.npz"],
+        ["two.npz: vocabulary_size is 7, but 10 in one.npz"],
+        scores_over_two_vocabularies,
+    ),
+    "a text as score file": Mistake(["average", "text/test.txt"], ["text/test.txt: not a score"]),
+    "a checkpoint as score file": Mistake(["average", LAST], [f"{LAST}: not a score file"]),
+    "an empty score file": Mistake(
+        ["average", "bad.npz"], NO_SCORES, lambda: write("bad.npz", b"")
+    ),
+    "a truncated score file": Mistake(
+        ["average", "bad.npz"],
+        NO_SCORES,
+        lambda: write("bad.npz", Path(SCORES).read_bytes()[:-30]),
+    ),
+    "a damaged score file": Mistake(["average", "bad.npz"], NO_SCORES, damaged_scores),
+    "one array as score file": Mistake(
+        ["average", "bad.npy"],
+        ["bad.npy: not a score file"],
+        lambda: np.save("bad.npy", np.zeros(3)),
+    ),
+    "a score file without a description": Mistake(
+        ["average", "bad.npz"], NO_SCORES, score_file(description=None)
+    ),
+    "a score file whose description is none": Mistake(
+        ["average", "bad.npz"], NO_SCORES, score_file(description=description("[1]"))
+    ),
+    "a score file whose description lacks keys": Mistake(
+        ["average", "bad.npz"], NO_SCORES, score_file(description=description('{"format": 1}'))
+    ),
+    "a score file of another format": Mistake(
+        ["average", "bad.npz"],
+        ["bad.npz: score format 2, this version reads 1"],
+        score_file(description=description('{"format": 2, "texts": []}')),
+    ),
+    "a pickled score file": Mistake(
+        ["average", "bad.npz"],
+        NO_SCORES,
+        score_file(log_probabilities=np.array([Intruder(), None])),
+    ),
+    "scores that are no log-probabilities": Mistake(
+        ["average", "bad.npz"],
+        NO_SCORES,
+        score_file(log_probabilities=np.array([-1.0, 0.5], np.float32)),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_that_helps_and_loses_nothing(
+    mistake: Mistake, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistake.before()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = contents(workplace)
+    outcome = ptb_lm(*mistake.arguments)
+    assert outcome.code == 2, outcome.err
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.endswith("\n")
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for fragment in mistake.fragments:
+        assert fragment in outcome.err
+    assert outcome.out == ""
+    assert contents(workplace) == there
+
+
+def test_the_least_corpus_that_is_named_is_enough(workplace: Path) -> None:
+    corpus("train", b"a " * 17)
+    write("bad/valid.txt", b"a b c\n")
+    done(*train(data="bad"))
+
+
+def test_a_mistake_in_a_process_of_its_own_is_one_line_too(workplace: Path) -> None:
+    """Here warnings are shown, as a user has them, and PyTorch has one of such a file."""
+    write("bad.pt", pickle.dumps({"a": 1}, 5))
+    command = [sys.executable, "-m", "ptb_lm", "eval", "bad.pt"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr == "error: bad.pt: not a checkpoint of ptb-lm, or damaged\n"
+
+
+def test_the_traps_of_this_file_would_spring(workplace: Path) -> None:
+    buffer = io.BytesIO(pickle.dumps(Intruder()))
+    pickle.load(buffer)
+    assert Path("executed").is_dir()
+
+
+def test_a_diverged_run_says_that_no_epoch_was_best(workplace: Path) -> None:
+    outcome = done(*train(training__learning_rate=1e30))
+    assert "best epoch: none, the training diverged" in outcome.out
+    assert not Path("runs/new/best.pt").exists()
+
+
+def test_a_corpus_of_one_word_is_no_mistake(workplace: Path) -> None:
+    write_texts(Path("one"), ["a"], seed=1)
+    assert "perplexity" in done(*train(data="one")).out
