@@ -1,26 +1,29 @@
 """Train a preset on the Penn Treebank, evaluate it, keep the evidence, rewrite the table.
 
-Started again after a stop it goes on from the last checkpoint; after the end, it evaluates anew.
+Run from the root of the checkout. Started again after a stop it goes on from the last checkpoint;
+after the end, it evaluates anew.
 """
 
 import argparse
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import make_table
 
+from ptb_lm.__main__ import main
 from ptb_lm.training.run_folder import RunFolder
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def ptb_lm(*arguments: str) -> None:
-    """Run a command of the program; where it fails, end with its exit code."""
-    done = subprocess.run([sys.executable, "-m", "ptb_lm", *arguments], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    """Run a command of the program, in this process, so that it is the one that signals reach.
+
+    Where the command fails or is stopped, so does the script, with the same exit code.
+    """
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def keep_evidence(run: RunFolder, results: Path) -> None:
@@ -31,21 +34,20 @@ def keep_evidence(run: RunFolder, results: Path) -> None:
         shutil.copyfile(file, results / file.name)
 
 
-def main() -> None:
-    """Reproduce one run."""
+def reproduce() -> None:
+    """Make one run, or go on with it, to the last line of the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     name = f"{options.preset}-seed{options.seed}"
-    run = RunFolder(ROOT / "runs" / name)
-    seed = str(options.seed)
-    ptb_lm("train", "--config", options.preset, "--seed", seed, "--resume")
+    run = RunFolder(Path("runs") / name)
+    ptb_lm("train", "--config", options.preset, "--seed", str(options.seed), "--resume")
     for split in ("valid", "test"):  # from the saved checkpoint, as anyone else would
-        ptb_lm("eval", str(run.last.relative_to(ROOT)), "--split", split)
-    keep_evidence(run, ROOT / "results" / name)
+        ptb_lm("eval", str(run.last), "--split", split)
+    keep_evidence(run, Path("results") / name)
     make_table.main()
 
 
 if __name__ == "__main__":
-    main()
+    reproduce()
