@@ -1,6 +1,7 @@
 """A real HTTP server on the loopback interface whose answer to each path the test chooses."""
 
 import gzip
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ class Server(ThreadingHTTPServer):
             of them is that of all later requests too.
         requested: the paths asked for, in order.
         sent_bytes: how much of endless bodies was sent, over all requests.
-        closing: set when the test is over, so that no held connection outlives it.
+        closing: set when the test is over.
     """
 
     daemon_threads = False  # all are joined when the server closes
@@ -34,6 +35,14 @@ class Server(ThreadingHTTPServer):
         self.requested: list[str] = []
         self.sent_bytes = 0
         self.closing = threading.Event()
+        self.connections: list[socket.socket] = []
+
+    def hang_up(self) -> None:
+        """End every answer that is still being given, so that none outlives the test."""
+        self.closing.set()
+        for connection in self.connections:
+            with suppress(OSError):  # most have ended by themselves
+                connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, path: str, *behaviours: Behaviour) -> None:
         self.behaviours[path] = list(behaviours)
@@ -46,6 +55,10 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
 
     def do_GET(self) -> None:  # the name that http.server looks for
         count = self.server.requested.count(self.path)
@@ -74,9 +87,9 @@ def loopback_server() -> Iterator[Server]:
         try:
             yield server
         finally:
-            server.closing.set()
             server.shutdown()
             thread.join()
+            server.hang_up()
 
 
 def sends(

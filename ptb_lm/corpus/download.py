@@ -69,13 +69,13 @@ def fetch_ptb(data_dir: Path, source: str | None = None) -> Path:
         PtbLmError: no mirror, or not the given URL, delivered it; nothing was installed.
     """
     if source is None:
-        contents = _from_mirrors(MIRRORS)
+        contents = _from_mirrors(MIRRORS, data_dir)
     elif source.startswith(("http://", "https://")):
-        contents = _from_mirrors((source,))
+        contents = _from_mirrors((source,), data_dir)
     elif Path(source).is_dir():
         contents = _from_folder(Path(source))
     elif Path(source).is_file():
-        contents = _from_archive(Path(source))
+        contents = _from_archive(Path(source), source)
     else:
         raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
     try:
@@ -86,7 +86,7 @@ def fetch_ptb(data_dir: Path, source: str | None = None) -> Path:
     return ptb_folder(data_dir)
 
 
-def _from_mirrors(urls: tuple[str, ...]) -> Contents:
+def _from_mirrors(urls: tuple[str, ...], data_dir: Path) -> Contents:
     """Take the corpus from the first URL that delivers all of it."""
     failures = []
     give_up_at = time.monotonic() + BUDGET_SECONDS
@@ -103,7 +103,7 @@ def _from_mirrors(urls: tuple[str, ...]) -> Contents:
     files = ", ".join(file.name for file in PTB_FILES)
     raise PtbLmError(
         f"the Penn Treebank could not be fetched ({'; '.join(failures)}); put {files} into "
-        "DATA_DIR/ptb by hand, or run `ptb-lm data fetch --from FOLDER_ARCHIVE_OR_URL`, "
+        f"{ptb_folder(data_dir)} by hand, or run `ptb-lm data fetch --from FOLDER_ARCHIVE_OR_URL`, "
         "or see `make demo`, which needs no corpus"
     )
 
@@ -111,7 +111,7 @@ def _from_mirrors(urls: tuple[str, ...]) -> Contents:
 def _from_url(url: str, folder: Path) -> Contents:
     if url.lower().endswith(ARCHIVE_SUFFIXES):
         base, _, name = url.rpartition("/")
-        return _from_archive(_download(base, name, None, ARCHIVE_LIMIT_BYTES, folder))
+        return _from_archive(_download(base, name, None, ARCHIVE_LIMIT_BYTES, folder), name)
     contents = {}
     for file in PTB_FILES:
         path = _download(url, file.name, file.sha256, file.size, folder)
@@ -138,7 +138,8 @@ def _download(base: str, name: str, sha256: str | None, limit: int, folder: Path
     def download(url: str, path: str, mirror: Any) -> None:
         # The bar (on a terminal only) is not given to pooch, which counts chunks, not bytes, and
         # counts nothing where the server does not say how much there is.
-        bar = tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=None)
+        total = None if sha256 is None else limit  # of a file known by its hash
+        bar = tqdm(desc=name, total=total, unit="B", unit_scale=True, leave=False, disable=None)
         with Path(path).open("wb") as file, bar:
             pooch.HTTPDownloader(
                 chunk_size=CHUNK_BYTES,
@@ -196,8 +197,10 @@ def _from_folder(folder: Path) -> Contents:
     raise InputError(f"{folder}: expected {names} in it")
 
 
-def _from_archive(path: Path) -> Contents:
+def _from_archive(path: Path, origin: str) -> Contents:
     """Take the three files out of an archive by their names, wherever in it they lie.
+
+    The origin is what a message calls the archive: one that was downloaded lies elsewhere.
 
     Nothing is extracted by path, and of a member at most its published size and a byte are read.
     """
@@ -211,15 +214,15 @@ def _from_archive(path: Path) -> Contents:
                 continue
             data = stream.read(file.size + 1)
             try:
-                file.check(data, f"{path}, member {member_name!r}")  # it may hold a line feed
+                file.check(data, f"{origin}, member {member_name!r}")  # it may hold a line feed
                 contents[file.name] = data
             except InputError as error:
                 complaint = complaint or error
     except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable archive: {error}") from None
+        raise InputError(f"{origin}: not a readable archive: {error}") from None
     missing = [name for name in known if name not in contents]
     if missing:
-        raise complaint or InputError(f"{path}: no {', '.join(missing)} in the archive")
+        raise complaint or InputError(f"{origin}: no {', '.join(missing)} in the archive")
     return contents
 
 
