@@ -20,40 +20,10 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.state import HiddenState
+from ptb_lm.training.state import TrainingState
 
 FORMAT = 1
 _MARK = "ptb-lm checkpoint"
-
-
-@dataclass
-class TrainingState:
-    """Where a run stands: plain values, from which every other is derived.
-
-    Attributes:
-        epochs_done: epochs that are trained and validated.
-        windows_done: windows done of the epoch under way; all of them, if only its validation is
-            still to come.
-        hidden: the state after those windows.
-        nll_sum: NLL of the training targets of the epoch under way, in nats.
-        targets: their number.
-        epoch_seconds: seconds spent training in the epoch under way.
-        seconds: seconds spent in the run, validation and saving included.
-        best_epoch: the epoch with the lowest validation perplexity so far, 0 before the first.
-        best_valid_perplexity: that perplexity.
-        last_valid_perplexity: the one of the last epoch done.
-    """
-
-    epochs_done: int = 0
-    windows_done: int = 0
-    hidden: HiddenState = field(default_factory=list)
-    nll_sum: float = 0.0
-    targets: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_valid_perplexity: float = float("inf")
-    last_valid_perplexity: float = float("inf")
 
 
 @dataclass

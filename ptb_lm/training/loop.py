@@ -5,19 +5,17 @@ Shapes: T unrolled steps, B streams, V words.
 
 import time
 
-from torch import Tensor
-
 from ptb_lm.corpus.batching import training_window
-from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import (
     nll_sum,
     perplexity,
     target_log_probabilities,
     window_objective,
 )
-from ptb_lm.model.state import HiddenState, detach
+from ptb_lm.model.state import detach
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
+from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
 from ptb_lm.training.sgd import clip_gradients_, sgd_step_
 from ptb_lm.training.stop import StopFlag
@@ -46,13 +44,12 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
             for window in range(state.windows_done, run.windows):
                 began = time.perf_counter()
                 inputs, targets = training_window(run.columns, window, training.unrolled_steps)
-                objective, gradient_norm, state.hidden = train_step(
-                    network, inputs, targets, state.hidden, rate, training.clip_norm
-                )
-                state.nll_sum += float(objective) * training.batch_size
-                state.targets += targets.numel()
-                state.windows_done += 1
-                state.epoch_seconds += time.perf_counter() - began
+                logits, hidden = network(inputs, state.hidden)  # (T, B, V)
+                objective = window_objective(logits, targets)
+                objective.backward()  # type: ignore[no-untyped-call]
+                gradient_norm = clip_gradients_(network.parameters(), training.clip_norm)
+                sgd_step_(network.parameters(), rate)
+                state.window_is_done(objective, targets, detach(hidden), began)
                 progress.step_is_done()
                 if run.step % run.config.run.log_steps == 0:
                     record = {**_record(run, rate), "gradient_norm": float(gradient_norm)}
@@ -61,36 +58,6 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                     run.save()
                     return
             _finish_epoch(run, rate, progress)
-
-
-def train_step(
-    network: LanguageModel,
-    inputs: Tensor,
-    targets: Tensor,
-    hidden: HiddenState,
-    rate: float,
-    clip_norm: float,
-) -> tuple[Tensor, Tensor, HiddenState]:
-    """Make one step of truncated backpropagation through time.
-
-    Args:
-        network: its parameters are changed in place.
-        inputs: int64 (T, B).
-        targets: int64 (T, B).
-        hidden: the state that the window before ended in.
-        rate: learning rate.
-        clip_norm: greatest global norm of the objective's gradient.
-
-    Returns:
-        the objective (NLL summed over T, averaged over B; nats), the gradient's norm before the
-        clip, both 0-dim, and the state after the window, cut from its graph.
-    """
-    logits, hidden = network(inputs, hidden)  # (T, B, V)
-    objective = window_objective(logits, targets)
-    objective.backward()  # type: ignore[no-untyped-call]
-    gradient_norm = clip_gradients_(network.parameters(), clip_norm)
-    sgd_step_(network.parameters(), rate)
-    return objective.detach(), gradient_norm, detach(hidden)
 
 
 def validation_perplexity(run: Run) -> float:
@@ -104,27 +71,22 @@ def _finish_epoch(run: Run, rate: float, progress: Progress) -> None:
     """Validate, record and save at the end of an epoch."""
     state = run.state
     began = time.perf_counter()
-    state.last_valid_perplexity = validation_perplexity(run)
-    record = {**_record(run, rate), "valid/perplexity": state.last_valid_perplexity}
-    state.seconds += state.epoch_seconds + time.perf_counter() - began
-    state.epochs_done += 1
-    state.windows_done, state.nll_sum, state.targets, state.epoch_seconds = 0, 0.0, 0, 0.0
-    progress.epoch_is_done(record["train/perplexity"], rate, record["words_per_second"])
+    valid_perplexity = validation_perplexity(run)
+    record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
+    state.epoch_is_done(valid_perplexity, time.perf_counter() - began)
+    progress.epoch_is_done(record)
     run.folder.append_metrics({**record, "seconds": state.seconds})
-    if state.last_valid_perplexity < state.best_valid_perplexity:
-        state.best_epoch = state.epochs_done
-        state.best_valid_perplexity = state.last_valid_perplexity
+    if state.best_epoch == state.epochs_done:
         run.save_best()
     run.save()
 
 
-def _record(run: Run, rate: float) -> dict[str, float]:
+def _record(run: Run, rate: float) -> Record:
     """Return the metrics of the epoch so far."""
-    state = run.state
     return {
         "step": run.step,
-        "epoch": state.epochs_done + 1,
-        "train/perplexity": perplexity(state.nll_sum, state.targets),
+        "epoch": run.state.epochs_done + 1,
+        "train/perplexity": run.state.train_perplexity,
         "lr": rate,
-        "words_per_second": state.targets / state.epoch_seconds,
+        "words_per_second": run.state.words_per_second,
     }

@@ -6,6 +6,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from ptb_lm.training.run import Run
+from ptb_lm.training.run_folder import Record
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,14 @@ class Progress:
         """Move the bar on."""
         self.bar.update()
 
-    def epoch_is_done(self, train_perplexity: float, rate: float, words_per_second: float) -> None:
-        """Write the epoch's line."""
+    def epoch_is_done(self, record: Record) -> None:
+        """Write the epoch's line from its metrics."""
         state, epochs = self.run.state, self.run.config.training.epochs
         remaining = state.seconds / state.epochs_done * (epochs - state.epochs_done)
         line = (
             f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  "
-            f"train {train_perplexity:8.2f}  valid {state.last_valid_perplexity:8.2f}  "
-            f"lr {rate:.4f}  {words_per_second:8,.0f} words/s  "
+            f"train {record['train/perplexity']:8.2f}  valid {record['valid/perplexity']:8.2f}  "
+            f"lr {record['lr']:.4f}  {record['words_per_second']:8,.0f} words/s  "
             f"elapsed {clock(state.seconds)}  left {clock(remaining)}"
         )
         with self.bar.external_write_mode():

@@ -14,7 +14,6 @@ from ptb_lm.errors import InputError
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.training.checkpoint import (
     Checkpoint,
-    TrainingState,
     load_checkpoint,
     random_states,
     restore_random_states,
@@ -22,6 +21,7 @@ from ptb_lm.training.checkpoint import (
 )
 from ptb_lm.training.environment import choose_device, describe_environment, set_precision
 from ptb_lm.training.run_folder import RunFolder
+from ptb_lm.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
