@@ -199,10 +199,12 @@ def generate(
     network = loaded.network().to(choose_device(device or "auto"))
     generator = torch.Generator().manual_seed(seed)
     start = prompt.split()
-    sys.stdout.write("".join(f"{word} " for word in start))
+    sys.stdout.write(" ".join(start))
+    space = " " if start else ""
     for word in sample(network, loaded.vocabulary, start, words, temperature, generator):
-        sys.stdout.write("\n" if word == EOS else f"{word} ")
+        sys.stdout.write("\n" if word == EOS else space + word)
         sys.stdout.flush()
+        space = "" if word == EOS else " "
     sys.stdout.write("\n")
 
 

@@ -10,6 +10,7 @@ from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
 from ptb_lm.evaluation.scores import figure, load_scores, text_sha256
 from ptb_lm.report.published import TABLE_1
+from ptb_lm.report.summary import describe, optimal_perplexity
 from ptb_lm.report.table import BEGIN, read_evidence, results_table, with_table
 from ptb_lm.training.run_folder import read_metrics
 
@@ -38,6 +39,18 @@ def test_small_with_seed_1_reaches_the_papers_figures() -> None:
     assert (run.scores["valid"].text.streams, run.scores["test"].text.streams) == (20, 1)
     assert valid.perplexity <= TABLE_1["small"].valid == 120.7
     assert test.perplexity <= TABLE_1["small"].test == 114.5
+
+
+def test_the_figures_in_prose_are_those_of_the_evidence_and_of_the_source() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    preset = (ROOT / "configs" / "small.toml").read_text(encoding="utf-8")
+    (run,) = [run for run in EVIDENCE if run.folder.path.name == "small-seed1"]
+    valid, test = (figure(run.scores[split].log_probabilities) for split in ("valid", "test"))
+    assert f"Valid {valid.perplexity:.2f}, test {test.perplexity:.2f} here with seed 1" in preset
+    assert f"in {run.minutes:.0f} minutes" in preset
+    assert f"  valid  {describe(valid, run.scores['valid'].text)}; paper" in readme
+    assert f"  test   {describe(test, run.scores['test'].text)}; paper" in readme
+    assert f"best possible for any model: {optimal_perplexity('test'):.2f} (" in readme
 
 
 @pytest.mark.parametrize("run", EVIDENCE, ids=NAMES)
