@@ -88,6 +88,12 @@ def new_words() -> None:
         file.write("entirely new words\n")
 
 
+def lines_in_another_order() -> None:
+    """Change the training text after the run, so that its vocabulary stays what it was."""
+    lines = Path("text/train.txt").read_text().splitlines(keepends=True)
+    Path("text/train.txt").write_text("".join(reversed(lines)))
+
+
 def score_file(**arrays: Any) -> Callable[[], None]:
     """Write bad.npz: a score file with arrays changed, or left out where the value is None."""
 
@@ -403,6 +409,11 @@ MISTAKES = {
         resume(),
         [f"{LAST}: its vocabulary (10 words) is not that of --data text (13 words)"],
         new_words,
+    ),
+    "resume after the order of the text changed": Mistake(
+        resume(),
+        [f"{LAST}: the texts of --data text have changed since", "another --run-dir"],
+        lines_in_another_order,
     ),
     "resume from weights alone": Mistake(
         resume(),

@@ -1,5 +1,6 @@
 """The one way from what the user asked for to encoded splits."""
 
+import hashlib
 import logging
 import os
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ class Corpus:
     name: str
     vocabulary: Vocabulary
     splits: dict[str, TokenIds]
+
+    @property
+    def sha256(self) -> str:
+        """The identity of the texts that a training sees: train and valid, word for word."""
+        digest = hashlib.sha256(self.vocabulary.sha256.encode())
+        for split in ("train", "valid"):
+            digest.update(self.splits[split].astype("<i4").tobytes())
+        return digest.hexdigest()
 
 
 def data_directory(option: Path | None) -> Path:

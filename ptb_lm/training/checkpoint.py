@@ -33,6 +33,7 @@ class Checkpoint:
     Attributes:
         config: of the run.
         vocabulary: of the training text.
+        corpus_sha256: of the texts trained on, see :attr:`ptb_lm.corpus.load.Corpus.sha256`.
         weights: the network's parameters by name.
         epoch: epochs done when it was written.
         valid_perplexity: of the last of them; infinite before the first.
@@ -42,6 +43,7 @@ class Checkpoint:
 
     config: Config
     vocabulary: Vocabulary
+    corpus_sha256: str
     weights: Mapping[str, Tensor]
     epoch: int
     valid_perplexity: float
@@ -67,6 +69,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "config": checkpoint.config.model_dump(),
         "vocabulary": checkpoint.vocabulary.words,
         "vocabulary_sha256": checkpoint.vocabulary.sha256,
+        "corpus_sha256": checkpoint.corpus_sha256,
         "weights": dict(checkpoint.weights),
         "epoch": checkpoint.epoch,
         "valid_perplexity": checkpoint.valid_perplexity,
@@ -108,6 +111,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(
             config=Config.model_validate(content["config"]),
             vocabulary=vocabulary,
+            corpus_sha256=content["corpus_sha256"],
             weights=content["weights"],
             epoch=content["epoch"],
             valid_perplexity=content["valid_perplexity"],

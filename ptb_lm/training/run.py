@@ -68,6 +68,7 @@ class Run:
         return Checkpoint(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
+            corpus_sha256=self.corpus.sha256,
             weights=self.network.state_dict(),
             epoch=self.state.epochs_done,
             valid_perplexity=self.state.last_valid_perplexity,
@@ -135,6 +136,11 @@ def _take_up(run: Run, checkpoint: Checkpoint) -> None:
         raise InputError(
             f"{where}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
             f"--data {run.config.run.data} ({len(run.corpus.vocabulary):,} words)"
+        )
+    if checkpoint.corpus_sha256 != run.corpus.sha256:
+        raise InputError(
+            f"{where}: the texts of --data {run.config.run.data} have changed since; bring them "
+            "back, or begin a new run in another --run-dir"
         )
     if checkpoint.state is None:
         raise InputError(f"{where}: holds weights only, nothing to resume from")
