@@ -40,7 +40,8 @@ class Evidence:
         environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
         if environment["device"] != "cpu":
             return str(environment["device"])
-        return f"{environment['threads']} cores, {environment['processor']}"
+        threads = environment["threads"]
+        return f"{threads} thread{'s' * (threads > 1)}, {environment['processor']}"
 
 
 def read_evidence(results: Path) -> list[Evidence]:

@@ -1,0 +1,89 @@
+"""The reproduction script: from a preset to the evidence and the table, and on after a stop."""
+
+import hashlib
+import signal
+from pathlib import Path
+
+import make_table
+import pytest
+import reproduce
+from cli_support import contents
+
+from ptb_lm import config
+from ptb_lm.corpus import download, ptb
+from ptb_lm.corpus.synthetic import synthetic_words
+from ptb_lm.report.table import BEGIN, END
+from ptb_lm.training import progress
+
+EVIDENCE = {
+    "config.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "scores-test.npz",
+    "scores-valid.npz",
+}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small corpus in the place of the published one, and a tiny preset."""
+    files = []
+    (tmp_path / "data" / "ptb").mkdir(parents=True)
+    for split, count in (("train", 3000), ("valid", 90), ("test", 90)):
+        words = " ".join(synthetic_words()[split][:count])
+        data = words.replace("<eos>", "\n").encode()
+        name = f"ptb.{split}.txt"
+        (tmp_path / "data" / "ptb" / name).write_bytes(data)
+        files.append(ptb.PtbFile(split, name, len(data), hashlib.sha256(data).hexdigest()))
+    monkeypatch.setattr(ptb, "PTB_FILES", tuple(files))
+    monkeypatch.setattr(download, "PTB_FILES", tuple(files))
+    small = (config.presets_folder() / "small.toml").read_text(encoding="utf-8")
+    (tmp_path / "configs").mkdir()
+    tiny = small.replace("hidden_size = 200", "hidden_size = 8").replace(
+        "epochs = 13", "epochs = 2"
+    )
+    (tmp_path / "configs" / "small.toml").write_text(tiny, encoding="utf-8")
+    monkeypatch.setattr(config, "presets_folder", lambda: tmp_path / "configs")
+    (tmp_path / "README.md").write_text(f"# Title\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(make_table, "ROOT", tmp_path)
+    monkeypatch.setenv("PTB_LM_DATA_DIR", "data")
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "small", "--seed", "4"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_leaves_its_evidence_and_its_line_in_the_table(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reproduce.reproduce()
+    results = contents(checkout / "results" / "small-seed4")
+    assert results.keys() == EVIDENCE  # and no checkpoint
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith(f"# Title\n{BEGIN}\n| model |")
+    assert readme.endswith(f"\n{END}\nafter\n")
+    assert "| [4](results/small-seed4) |" in readme
+    assert "old" not in readme
+    assert "paper: 114.5" in capsys.readouterr().out
+
+    reproduce.reproduce()  # finished: evaluated anew, to the same evidence
+    assert contents(checkout / "results" / "small-seed4") == results
+
+
+def test_a_stopped_run_goes_on_by_the_same_command(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = progress.Progress.step_is_done
+
+    def stop_after_three(self: progress.Progress) -> None:
+        done(self)
+        if self.run.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.Progress, "step_is_done", stop_after_three)
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.reproduce()
+    assert stopped.value.code == 143
+    assert not (checkout / "results").exists()
+    assert "Stopped after step 3" in capsys.readouterr().err
+    reproduce.reproduce()
+    assert (checkout / "results" / "small-seed4" / "scores-test.npz").exists()
