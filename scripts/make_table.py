@@ -1,18 +1,19 @@
-"""Rewrite the README's table of results from the evidence under ``results/``."""
+"""Rewrite the README's table and example of results from the evidence under ``results/``."""
 
 from pathlib import Path
 
-from ptb_lm.report.table import read_evidence, results_table, with_table
+from ptb_lm.report.table import read_evidence, results_table, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Rewrite the table and print it."""
+    """Rewrite the README and print the table."""
     readme = ROOT / "README.md"
-    table = results_table(read_evidence(ROOT / "results"))
-    readme.write_text(with_table(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
-    print(table)
+    runs = read_evidence(ROOT / "results")
+    page = with_results(readme.read_text(encoding="utf-8"), runs)
+    readme.write_text(page, encoding="utf-8")
+    print(results_table(runs))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.model.cells import CellWeights, lstm_cell, rnn_cell
 from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward
-from ptb_lm.model.objective import (
-    nll_sum,
-    perplexity,
-    target_log_probabilities,
-    window_objective,
-)
+from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
+from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import HiddenState, first_streams
 
 VOCABULARY = 23

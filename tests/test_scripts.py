@@ -44,7 +44,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "configs" / "small.toml").write_text(tiny, encoding="utf-8")
     monkeypatch.setattr(config, "presets_folder", lambda: tmp_path / "configs")
-    (tmp_path / "README.md").write_text(f"# Title\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    page = "\n".join(
+        f"{BEGIN.format(name=name)}\nold\n{END.format(name=name)}\nafter {name}"
+        for name in ("example", "results")
+    )
+    (tmp_path / "README.md").write_text(page, encoding="utf-8")
     monkeypatch.setattr(make_table, "ROOT", tmp_path)
     monkeypatch.setenv("PTB_LM_DATA_DIR", "data")
     monkeypatch.setattr("sys.argv", ["reproduce.py", "small", "--seed", "4"])
@@ -59,8 +63,10 @@ def test_a_run_leaves_its_evidence_and_its_line_in_the_table(
     results = contents(checkout / "results" / "small-seed4")
     assert results.keys() == EVIDENCE  # and no checkpoint
     readme = (checkout / "README.md").read_text(encoding="utf-8")
-    assert readme.startswith(f"# Title\n{BEGIN}\n| model |")
-    assert readme.endswith(f"\n{END}\nafter\n")
+    assert "\nlast epoch (2):\n  valid  perplexity" in readme
+    assert f"{END.format(name='example')}\nafter example\n" in readme
+    assert f"{BEGIN.format(name='results')}\n| model |" in readme
+    assert readme.endswith(f"\n{END.format(name='results')}\nafter results")
     assert "| [4](results/small-seed4) |" in readme
     assert "old" not in readme
     assert "paper: 114.5" in capsys.readouterr().out

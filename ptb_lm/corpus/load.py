@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
@@ -33,7 +34,7 @@ class Corpus:
     vocabulary: Vocabulary
     splits: dict[str, TokenIds]
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The identity of the texts that a training sees: train and valid, word for word."""
         digest = hashlib.sha256(self.vocabulary.sha256.encode())

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The identity of the vocabulary: words and order."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()

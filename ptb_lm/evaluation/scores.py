@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
+from ptb_lm.model.perplexity import perplexity
 
 FORMAT = 1
 PROTOCOLS = ("stream", "columns")
@@ -42,6 +43,11 @@ class ScoredText:
     streams: int
     text_sha256: str
     vocabulary_size: int
+
+    @property
+    def layout(self) -> str:
+        """The protocol in words."""
+        return "one stream" if self.streams == 1 else f"{self.streams} columns"
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,7 @@ def figure(log_probabilities: NDArray[np.floating[Any]]) -> Figure:
     """Add up scores in float64: perplexity = exp(summed NLL / counted tokens)."""
     nll = -float(log_probabilities.sum(dtype=np.float64))
     tokens = len(log_probabilities)
-    with np.errstate(over="ignore"):
-        return Figure(tokens, nll, float(np.exp(nll / tokens)))
+    return Figure(tokens, nll, perplexity(nll, tokens))
 
 
 def average(members: Sequence[Scores]) -> Figure:

@@ -3,8 +3,6 @@
 Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in nats.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -69,12 +67,3 @@ def target_log_probabilities(network: LanguageModel, tokens: TokenIds, streams: 
 def nll_sum(log_probabilities: Tensor) -> float:
     """Return the summed NLL of a text, added up in float64."""
     return -float(log_probabilities.sum(dtype=torch.float64))
-
-
-def perplexity(nll: float, tokens: int) -> float:
-    """Return exp(summed NLL / counted tokens): never a mean over windows.
-
-    Infinite where the exponent is beyond a double, as after a diverged training.
-    """
-    per_token = nll / tokens
-    return math.exp(per_token) if per_token < 700 else math.inf

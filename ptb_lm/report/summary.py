@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ptb_lm.config import Config
 from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
 from ptb_lm.evaluation.scores import Figure, ScoredText, Scores, average, figure
-from ptb_lm.model.objective import perplexity
+from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.published import published_for
 from ptb_lm.training.run import Run
 
@@ -16,11 +16,7 @@ def run_summary(run: Run, scores: Mapping[str, Scores]) -> str:
     The figures are the last epoch's weights', as the paper's are; the best epoch is named.
     """
     state = run.state
-    lines = [f"last epoch ({state.epochs_done}):"]
-    for split, member in scores.items():
-        reached = figure(member.log_probabilities)
-        known = _beside(run.config, member.text, reached)
-        lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
+    lines = last_epoch_lines(state.epochs_done, run.config, scores)
     lines.append(
         f"best epoch ({state.best_epoch}): valid {state.best_valid_perplexity:.2f}, in best.pt"
         if state.best_epoch
@@ -28,6 +24,16 @@ def run_summary(run: Run, scores: Mapping[str, Scores]) -> str:
     )
     lines.append(f"run folder: {run.folder.path}")
     return "\n".join(lines)
+
+
+def last_epoch_lines(epoch: int, config: Config, scores: Mapping[str, Scores]) -> list[str]:
+    """Say what a finished run's last weights reach on each split, beside what is known."""
+    lines = [f"last epoch ({epoch}):"]
+    for split, member in scores.items():
+        reached = figure(member.log_probabilities)
+        known = _beside(config, member.text, reached)
+        lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
+    return lines
 
 
 def evaluation_summary(members: list[Scores], configs: list[Config]) -> str:
@@ -58,8 +64,7 @@ def _average_lines(members: list[Scores]) -> list[str]:
 
 def describe(reached: Figure, text: ScoredText) -> str:
     """Name a perplexity with its protocol and how many tokens it counts: never one alone."""
-    protocol = "one stream" if text.streams == 1 else f"{text.streams} columns"
-    return f"perplexity {reached.perplexity:.2f} ({protocol}, {reached.tokens:,} tokens)"
+    return f"perplexity {reached.perplexity:.2f} ({text.layout}, {reached.tokens:,} tokens)"
 
 
 def _beside(config: Config, text: ScoredText, reached: Figure) -> str:

@@ -1,4 +1,4 @@
-"""The README's table of results, recomputed from the evidence under ``results/`` alone."""
+"""The README's figures, recomputed from the evidence under ``results/`` alone."""
 
 import json
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import Scores, figure, load_scores
 from ptb_lm.report.published import TABLE_1, published_for
+from ptb_lm.report.summary import last_epoch_lines
 from ptb_lm.training.run_folder import RunFolder, read_metrics
 
-BEGIN = "<!-- results: made by `make table` from results/ -->"
-END = "<!-- end of results -->"
+BEGIN = "<!-- {name}: made by `make table` from results/ -->"
+END = "<!-- end of {name} -->"
 
 
 @dataclass(frozen=True)
@@ -79,25 +80,37 @@ def results_table(runs: list[Evidence]) -> str:
         if not ours:
             lines.append(f"{row}| not yet run | | |")
     counted = {
-        (split, run.scores[split].text.streams, len(run.scores[split].log_probabilities))
+        (split, run.scores[split].text.layout, len(run.scores[split].log_probabilities))
         for run in runs
         for split in ("valid", "test")
         if published_for(run.config)
     }
-    for split, streams, tokens in sorted(counted, reverse=True):
-        protocol = "one stream" if streams == 1 else f"{streams} columns"
-        lines.append(f"\n{split.capitalize()}: {protocol}, {tokens:,} predicted tokens.")
+    for split, layout, tokens in sorted(counted, reverse=True):
+        lines.append(f"\n{split.capitalize()}: {layout}, {tokens:,} predicted tokens.")
     return "\n".join(lines)
 
 
-def with_table(page: str, table: str) -> str:
-    """Return a page with the table between its two marks.
+def example_output(runs: list[Evidence]) -> str:
+    """Return, as a Markdown block, what the first run of small ended by printing."""
+    small = [run for run in runs if run.config.run.config == "small"]
+    lines = ["not yet run"]
+    if small:
+        config = small[0].config
+        lines = last_epoch_lines(config.training.epochs, config, small[0].scores)
+    return "\n".join(["```text", *lines, "…", "```"])
+
+
+def with_results(page: str, runs: list[Evidence]) -> str:
+    """Return a page with all that comes from evidence written anew between its marks.
 
     Raises:
-        InputError: the page has no such marks.
+        InputError: the page lacks a mark.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"the page lacks the marks {BEGIN!r} and {END!r}")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    for name, text in (("example", example_output(runs)), ("results", results_table(runs))):
+        begin, end = BEGIN.format(name=name), END.format(name=name)
+        before, begins, rest = page.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not (begins and ends):
+            raise InputError(f"the page lacks the marks {begin!r} and {end!r}")
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page

@@ -61,13 +61,14 @@ def describe_environment(device: torch.device) -> dict[str, str | int | None]:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree, with ``+changes`` if it is not clean; else None."""
+    """Return the commit of the source tree, with ``+changes`` if the program differs from it."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return None
     try:
         commit = _git(source, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(source, "status", "--porcelain") else "")
+        changed = _git(source, "status", "--porcelain", "--", "ptb_lm", "configs")
+        return commit + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

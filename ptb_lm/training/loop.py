@@ -6,12 +6,8 @@ Shapes: T unrolled steps, B streams, V words.
 import time
 
 from ptb_lm.corpus.batching import training_window
-from ptb_lm.model.objective import (
-    nll_sum,
-    perplexity,
-    target_log_probabilities,
-    window_objective,
-)
+from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
+from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import detach
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run

@@ -92,8 +92,8 @@ def open_run(
     take_up = resume and folder.last.exists()
     if not take_up:
         folder.require_unused(overwrite or resume)
-    if resume and not take_up:
-        folder.require_no_results()
+        if resume:
+            folder.require_no_results()
     device = choose_device(config.run.device)
     set_precision(config.run.precision)
     corpus = load_corpus(config.run.data, data_dir)
@@ -102,8 +102,9 @@ def open_run(
     require_columns(len(corpus.splits["valid"]), training.batch_size)
 
     torch.manual_seed(config.run.seed)
-    network = LanguageModel(config.model, len(corpus.vocabulary))  # drawn on the CPU: on every
-    run = Run(  # device the same weights
+    # Drawn on the CPU, so that a seed gives the same weights on every device.
+    network = LanguageModel(config.model, len(corpus.vocabulary))
+    run = Run(
         config=config,
         corpus=corpus,
         folder=folder,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ptb_lm.model.objective import perplexity
+from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import HiddenState
 
 
