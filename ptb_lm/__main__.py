@@ -8,6 +8,7 @@ import typer
 
 from ptb_lm.cli import app
 from ptb_lm.errors import PtbLmError
+from ptb_lm.stop import Stopped
 
 SIGINT_EXIT_CODE = 130
 
@@ -34,13 +35,16 @@ def _run(arguments: list[str], debug: bool) -> int:
         code = int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
         sys.stdout.flush()
         return code
+    except Stopped as stopped:
+        _complain(str(stopped))
+        return stopped.exit_code
     except PtbLmError as error:
         if debug:
             raise
         _complain(f"error: {error}")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped")
+        _complain("stopped by Ctrl-C")
         return SIGINT_EXIT_CODE
     except (BrokenPipeError, SystemExit) as end:
         # The reader of our output has gone, as in `… | head`: typer makes an exit of that.

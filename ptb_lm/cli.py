@@ -1,6 +1,5 @@
 """The command line: options in, one function of the package called, results out."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,8 @@ from typing import Annotated
 import typer
 
 from ptb_lm.errors import InputError
+from ptb_lm.stop import StopFlag
+from ptb_lm.strict_json import to_json
 
 # Everything that imports torch is imported inside the command that needs it, so that --help and
 # the commands that only read text answer at once.
@@ -53,7 +54,8 @@ def data_fetch(
     from ptb_lm.corpus.download import fetch_ptb
     from ptb_lm.corpus.load import data_directory
 
-    folder = fetch_ptb(data_directory(data_dir), source)
+    with StopFlag() as stop:
+        folder = fetch_ptb(data_directory(data_dir), source, stop)
     _print(f"The Penn Treebank is in {folder}, all three files as published.")
 
 
@@ -64,7 +66,7 @@ def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson =
     from ptb_lm.corpus.load import data_directory
 
     description = describe_corpus(data or "ptb", data_directory(data_dir))
-    _print(json.dumps(description) if as_json else corpus_lines(description))
+    _print(to_json(description) if as_json else corpus_lines(description))
 
 
 @app.command()
@@ -109,23 +111,21 @@ def train(
     resolved = resolve(config, assignments, given)
     folder = run_dir or Path("runs") / f"{resolved.run.config}-seed{resolved.run.seed}"
 
-    from ptb_lm.evaluation.evaluate import score_finished_run
-    from ptb_lm.report.summary import run_summary
-    from ptb_lm.training.loop import train as train_run
-    from ptb_lm.training.run import open_run
-    from ptb_lm.training.stop import StopFlag
-
-    run = open_run(resolved, data_directory(data_dir), folder, resume=resume, overwrite=overwrite)
-    if run.finished:
-        _say(f"{folder}: finished already, nothing to train; scoring it.")
     with StopFlag() as stop:
-        train_run(run, stop, max_steps)
-    if run.finished:
-        _print(run_summary(run, score_finished_run(run)))
-        return
-    _say(f"Stopped after step {run.step:,}; the same command with --resume goes on from there.")
-    if stop:
-        raise typer.Exit(stop.exit_code)
+        from ptb_lm.evaluation.evaluate import score_finished_run
+        from ptb_lm.report.summary import run_summary
+        from ptb_lm.training.loop import train as train_run
+        from ptb_lm.training.run import open_run
+
+        data_folder = data_directory(data_dir)
+        with open_run(
+            resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
+        ) as run:
+            if run.finished:
+                _say(f"{folder}: finished already; there is nothing to do.")
+            train_run(run, stop, max_steps)
+            if run.finished:
+                _print(run_summary(run, score_finished_run(run, stop)))
 
 
 @app.command("eval")
@@ -157,12 +157,13 @@ def evaluate(
     request = EvaluationRequest.of(split, text, protocol)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
-    members, configs = evaluate_checkpoints(
-        checkpoints, request, data_directory(data_dir), device or "auto"
-    )
-    if save_scores is not None:
-        write_scores(members[0], save_scores)
-    _print(json.dumps(result_table(members)) if as_json else evaluation_summary(members, configs))
+    with StopFlag() as stop:
+        members, configs = evaluate_checkpoints(
+            checkpoints, request, data_directory(data_dir), device or "auto", stop
+        )
+        if save_scores is not None:
+            write_scores(members[0], save_scores)
+    _print(to_json(result_table(members)) if as_json else evaluation_summary(members, configs))
 
 
 @app.command()
@@ -175,7 +176,7 @@ def average(
     from ptb_lm.report.summary import average_summary
 
     members = [load_scores(path) for path in score_files]
-    _print(json.dumps(result_table(members)) if as_json else average_summary(members))
+    _print(to_json(result_table(members)) if as_json else average_summary(members))
 
 
 @app.command()

@@ -73,6 +73,8 @@ class RunOptions(Section):
     """``fp32``: float32 in every product, on CUDA without TF32."""
     log_steps: PositiveInt = 200
     """A line of metrics is written every so many steps, and one at each epoch's end."""
+    checkpoint_minutes: PositiveFloat = 10.0
+    """A checkpoint is written where the last is as old, and one at each epoch's end."""
 
 
 class Config(Section):

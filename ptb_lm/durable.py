@@ -1,36 +1,48 @@
 """The one way in which this program writes a file that matters."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ptb_lm.errors import PtbLmError
+from ptb_lm.errors import InputError, PtbLmError
+
+PARTIAL = ".partial"
+"""How the name of a file ends that is not yet in its place."""
 
 
 @contextmanager
-def durable_file(path: Path) -> Iterator[IO[bytes]]:
+def durable_file(
+    path: Path, *, prove: Callable[[Path], object] | None = None, previous: Path | None = None
+) -> Iterator[IO[bytes]]:
     """Open a file for writing that is at every moment the whole old one or the whole new one.
 
     The bytes go to a temporary file in the same folder, which is flushed to disk and then put in
     the place of the old one.
 
+    Args:
+        path: where the file is to stand.
+        prove: called with the temporary file when it is on disk; raises if it is not readable.
+        previous: where the file that was at ``path`` is kept once the new one is proven.
+
     Raises:
-        PtbLmError: it could not be written; the old file is as it was, and nothing is left over.
+        PtbLmError: it could not be written, or not be proven; the old file is as it was, and
+            nothing is left over.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if prove is not None:
+            _prove(prove, temporary, path)
+        if previous is not None and path.exists():
+            _keep(path, previous)
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         raise PtbLmError(
             f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
@@ -38,3 +50,43 @@ def durable_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
+
+
+def _prove(prove: Callable[[Path], object], temporary: Path, path: Path) -> None:
+    try:
+        prove(temporary)
+    except InputError as error:
+        raise PtbLmError(
+            f"{path}: cannot be written: its bytes do not come back as they were written; what "
+            "stood there before still stands; check the disk"
+        ) from error
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what writers that were killed have left; no other may be at work in the folder."""
+    for leftover in folder.glob(f".*{PARTIAL}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, so that it stands under the first without interruption."""
+    temporary = previous.with_name(f".{previous.name}.{os.getpid()}{PARTIAL}")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        temporary.replace(previous)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,7 +21,10 @@ ROOMS = [
     "model",
     "corpus",
     "config",
+    "lock",
     "durable",
+    "strict_json",
+    "stop",
     "errors",
     "__init__",
 ]

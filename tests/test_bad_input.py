@@ -16,6 +16,7 @@ import torch
 from cli_support import contents, done, furnish, ptb_lm, train_arguments, write_texts
 
 from ptb_lm.config import preset_names
+from ptb_lm.training.tensor_file import save_tensors
 
 LAST, SCORES = "runs/a/last.pt", "runs/a/scores-test.npz"
 
@@ -62,7 +63,8 @@ def corpus_without_valid() -> None:
 def checkpoint(**changes: Any) -> None:
     """Write bad.pt: a checkpoint with parts changed, or left out where the value is None."""
     content = {**torch.load(LAST, weights_only=True), **changes}
-    torch.save({key: value for key, value in content.items() if value is not None}, "bad.pt")
+    kept = {key: value for key, value in content.items() if value is not None}
+    save_tensors(kept, Path("bad.pt"), prove=lambda path: None)
 
 
 class Intruder:
@@ -73,7 +75,8 @@ class Intruder:
 
 
 def torch_pickle(content: Any) -> Callable[[], None]:
-    return lambda: torch.save(content, "bad.pt")
+    """Write bad.pt with a seal that is right: what refuses it is not the seal."""
+    return lambda: save_tensors(content, Path("bad.pt"), prove=lambda path: None)
 
 
 def old_torch_pickle() -> None:
@@ -138,6 +141,7 @@ def run_without_data() -> None:
 
 def run_without_last_checkpoint() -> None:
     Path("runs/a/last.pt").unlink()
+    Path("runs/a/previous.pt").unlink()
 
 
 class Mistake(NamedTuple):
@@ -154,6 +158,12 @@ def train(*options: str, data: str = "text", **changes: Any) -> list[str]:
 
 def resume(*options: str, run_dir: str = "runs/a", **changes: Any) -> list[str]:
     return train_arguments(run_dir, "--resume", *options, **changes)
+
+
+def both_checkpoints_damaged() -> None:
+    for name in ("last.pt", "previous.pt"):
+        path = Path("runs/a") / name
+        write(str(path), path.read_bytes()[:3000])
 
 
 PRESETS = ", ".join(preset_names())
@@ -324,12 +334,12 @@ MISTAKES = {
     ),
     "a checkpoint of another format": Mistake(
         ["eval", "bad.pt"],
-        ["bad.pt: checkpoint format 2, this version reads 1"],
-        lambda: checkpoint(format=2),
+        ["bad.pt: checkpoint format 3, this version reads 2"],
+        lambda: checkpoint(format=3),
     ),
     "a checkpoint of no format": Mistake(
         ["eval", "bad.pt"],
-        ["bad.pt: checkpoint format None, this version reads 1"],
+        ["bad.pt: checkpoint format None, this version reads 2"],
         lambda: checkpoint(format=None),
     ),
     "a checkpoint without a part": Mistake(
@@ -422,8 +432,8 @@ MISTAKES = {
     ),
     "resume from a damaged checkpoint": Mistake(
         resume(),
-        [f"{LAST}: not a checkpoint of ptb-lm, or damaged"],
-        lambda: write(LAST, Path(LAST).read_bytes()[:3000]),
+        [f"{LAST}: not a checkpoint of ptb-lm, or damaged; previous.pt beside it is damaged too"],
+        both_checkpoints_damaged,
     ),
     "resume of results without a checkpoint": Mistake(
         resume(),

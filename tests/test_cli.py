@@ -28,7 +28,6 @@ from ptb_lm.__main__ import main
 from ptb_lm.config import preset_names
 from ptb_lm.errors import InputError
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
-from ptb_lm.training.stop import StopFlag
 
 STEPS = 29  # of an epoch: the training text in 3 columns, windows of 5
 TIMES = {"words_per_second", "seconds"}
@@ -109,11 +108,13 @@ def test_data_info_counts_what_the_files_hold() -> None:
 
 def test_a_finished_run_leaves_these_files(template: Path) -> None:
     assert sorted(path.name for path in Path("runs/a").iterdir()) == [
+        ".lock",
         "best.pt",
         "config.toml",
         "environment.json",
         "last.pt",
         "metrics.jsonl",
+        "previous.pt",
         "scores-test.npz",
         "scores-valid.npz",
     ]
@@ -125,6 +126,7 @@ def test_a_finished_run_leaves_these_files(template: Path) -> None:
         "device": "cpu",
         "precision": "fp32",
         "log_steps": 4,
+        "checkpoint_minutes": 10.0,
     }
     assert config["model"]["dropout"] == 0.25
     assert config["training"]["learning_rate"] == 1.0
@@ -327,7 +329,7 @@ def test_resuming_a_finished_run_says_so_and_changes_no_weights() -> None:
     before = contents(Path("runs/a"))
     first = done(*train_arguments("runs/c")).out
     again = done(*train_arguments("runs/a", "--resume"))
-    assert "runs/a: finished already, nothing to train" in again.err
+    assert "runs/a: finished already; there is nothing to do" in again.err
     assert again.out == first.replace("runs/c", "runs/a")
     assert contents(Path("runs/a")) == before
 
@@ -373,27 +375,20 @@ def test_a_signal_stops_a_training_after_saving_it(number: signal.Signals, code:
     assert training.returncode == code, err
     assert out == ""
     assert "Traceback" not in err
-    assert "the same command with --resume goes on from there" in err.splitlines()[-1]
+    assert "the same command with --resume goes on from there" in err.splitlines()[-2]
     state = load_checkpoint(Path("runs/c/last.pt")).state
     assert state is not None
     step = state.epochs_done * STEPS + state.windows_done
     assert step >= 4
-    assert f"Stopped after step {step:,};" in err.splitlines()[-1]
-    assert not list(Path("runs/c").glob(".*")), "a temporary file is left"
-    epochs = state.epochs_done + 1
-    done(*train_arguments("runs/c", "--resume", training__epochs=epochs))
-    done(*train_arguments("runs/d", training__epochs=epochs))
+    assert f"Stopped after step {step:,};" in err.splitlines()[-2]
+    assert (
+        err.splitlines()[-1] == f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}"
+    )
+    assert not list(Path("runs/c").glob(".*.partial")), "a temporary file is left"
+    steps = ("--max-steps", str((state.epochs_done + 1) * STEPS))
+    done(*train_arguments("runs/c", "--resume", *steps, training__epochs=100_000))
+    done(*train_arguments("runs/d", *steps, training__epochs=100_000))
     assert same_weights("runs/c/last.pt", "runs/d/last.pt")
-
-
-def test_a_second_signal_ends_at_once() -> None:
-    with StopFlag() as stop:
-        assert not stop
-        signal.raise_signal(signal.SIGINT)
-        assert stop
-        assert stop.exit_code == 130
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
 
 
 # Sampled text

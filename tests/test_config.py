@@ -73,6 +73,7 @@ def test_how_a_run_is_made_has_these_defaults() -> None:
         "device": "auto",
         "precision": "fp32",
         "log_steps": 200,
+        "checkpoint_minutes": 10.0,
     }
 
 
@@ -191,6 +192,7 @@ def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
         "device": "cpu",
         "precision": "fp32",
         "log_steps": 200,
+        "checkpoint_minutes": 10.0,
     }
 
 

@@ -14,6 +14,7 @@ from ptb_lm.corpus import download, ptb
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.report.table import BEGIN, END
 from ptb_lm.training import progress
+from ptb_lm.training.checkpoint import load_checkpoint
 
 EVIDENCE = {
     "config.toml",
@@ -90,6 +91,9 @@ def test_a_stopped_run_goes_on_by_the_same_command(
         reproduce.reproduce()
     assert stopped.value.code == 143
     assert not (checkout / "results").exists()
-    assert "Stopped after step 3" in capsys.readouterr().err
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    state = load_checkpoint(checkout / "runs" / "small-seed4" / "last.pt").state
+    assert state is not None
+    assert state.windows_done == 3
     reproduce.reproduce()
     assert (checkout / "results" / "small-seed4" / "scores-test.npz").exists()

@@ -1,6 +1,7 @@
 """The trainer: schedule, clip, a second implementation beside it, golden losses, resumption."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from torch import nn
 
 from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.synthetic import synthetic_words
+from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
 from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.schedule import learning_rate
 from ptb_lm.training.sgd import clip_gradients_, sgd_step_
-from ptb_lm.training.stop import StopFlag
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -49,10 +50,24 @@ def make_config(data: Path | str, **changes: object) -> Config:
     return resolve("small", assignments, {"data": str(data), "device": "cpu"})
 
 
-def open_double(config: Config, path: Path) -> Run:
-    run = open_run(config, Path(), path)
-    run.network.double()
+def trained(
+    config: Config,
+    path: Path,
+    *,
+    data_dir: Path = Path(),
+    max_steps: int | None = None,
+    resume: bool = False,
+    before: Callable[[Run], object] = lambda run: None,
+) -> Run:
+    """Open a run, do what is to be done before it, train it, close it."""
+    with open_run(config, data_dir, path, resume=resume) as run:
+        before(run)
+        train(run, StopFlag(), max_steps)
     return run
+
+
+def in_float64(run: Run) -> None:
+    run.network.double()
 
 
 @pytest.mark.parametrize(
@@ -92,16 +107,19 @@ def test_the_numpy_implementation_follows_the_trainer_step_by_step(
 ) -> None:
     """20 steps over two ends of epochs: state carried and reset, rate decayed, clip and dropout."""
     config = make_config(corpus_folder, model__dropout=dropout)
-    run = open_double(config, tmp_path / "run")
-    start = {name: value.clone() for name, value in run.network.state_dict().items()}
+    start: dict[str, torch.Tensor] = {}
     masks: list[torch.Tensor] = []  # what the trainer drew, for the other to apply
 
     def record(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if module.training:
             masks.append((output / inputs[0]).detach())
 
-    run.network.drop.register_forward_hook(record)
-    train(run, StopFlag(), max_steps=20)
+    def prepare(run: Run) -> None:
+        run.network.double()
+        start.update({name: value.clone() for name, value in run.network.state_dict().items()})
+        run.network.drop.register_forward_hook(record)
+
+    run = trained(config, tmp_path / "run", max_steps=20, before=prepare)
     ours = [line for line in read_metrics(run.folder.metrics) if "gradient_norm" in line]
     assert [line["step"] for line in ours] == list(range(1, 21))
     norms = [line["gradient_norm"] for line in ours]
@@ -137,10 +155,14 @@ def test_the_numpy_implementation_follows_the_small_model_on_the_penn_treebank(
 ) -> None:
     """The preset as it is but for the width, on the real data: the trainer's first 20 steps."""
     config = resolve("small", ["model.hidden_size=12", "run.log_steps=1"], {"device": "cpu"})
-    run = open_run(config, data_dir, tmp_path / "run")
-    run.network.double()
-    other = NumpyLanguageModel(run.network.state_dict(), layers=2)
-    train(run, StopFlag(), max_steps=20)
+    start: dict[str, torch.Tensor] = {}
+
+    def prepare(run: Run) -> None:
+        start.update(run.network.double().state_dict())
+        start.update({name: value.clone() for name, value in start.items()})
+
+    run = trained(config, tmp_path / "run", data_dir=data_dir, max_steps=20, before=prepare)
+    other = NumpyLanguageModel(start, layers=2)
     stream = run.corpus.splits["train"]
     columns = stream[: len(stream) // 20 * 20].reshape(20, -1).T
     state, no_masks = other.zero_state(20), np.ones((3, 1, 1, 1))
@@ -164,8 +186,7 @@ def test_the_losses_are_the_golden_ones(
     if name == "with dropout" and not torch.backends.mkl.is_available():
         pytest.skip("without MKL PyTorch draws other dropout masks from the same seed")
     config = make_config(corpus_folder, model__dropout=0.5 if name == "with dropout" else 0.0)
-    run = open_double(config, tmp_path / "run")
-    train(run, StopFlag())
+    run = trained(config, tmp_path / "run", before=in_float64)
     epochs = [line for line in read_metrics(run.folder.metrics) if "valid/perplexity" in line]
     losses = [[line["train/perplexity"], line["valid/perplexity"]] for line in epochs]
     golden = json.loads(GOLDEN.read_text())
@@ -181,14 +202,11 @@ def test_resuming_after_any_step_gives_bitwise_the_same_weights(
 ) -> None:
     """Weights, state, random numbers, position, rate, best so far: all go on; dropout is on."""
     config = make_config(corpus_folder, model__dropout=0.5)
-    whole = open_run(config, Path(), tmp_path / "whole")
-    train(whole, StopFlag())
-    stopped = open_run(config, Path(), tmp_path / "stopped")
-    train(stopped, StopFlag(), max_steps=stop_after)
+    whole = trained(config, tmp_path / "whole")
+    stopped = trained(config, tmp_path / "stopped", max_steps=stop_after)
+    assert stopped.step == stop_after
     torch.rand(1000)  # whatever happens in between
-    resumed = open_run(config, Path(), tmp_path / "stopped", resume=True)
-    assert resumed.step == stop_after
-    train(resumed, StopFlag())
+    resumed = trained(config, tmp_path / "stopped", resume=True)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
     timeless = [
@@ -207,8 +225,7 @@ def test_no_state_leaks_from_validation_into_training(corpus_folder: Path, tmp_p
     weights = []
     for valid in ("these zapas gopen", "a bini norut the lanic lakus"):
         (corpus_folder / "valid.txt").write_text(f"{valid}\n" * 30)
-        run = open_run(make_config(corpus_folder, model__dropout=0.5), Path(), tmp_path / valid[:5])
-        train(run, StopFlag())
+        run = trained(make_config(corpus_folder, model__dropout=0.5), tmp_path / valid[:5])
         weights.append(run.network.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
@@ -225,8 +242,7 @@ def test_a_trained_model_comes_near_the_optimum_and_beats_it_by_no_more_than_cha
     config = resolve(
         "synthetic", ["training.epochs=3", "training.constant_epochs=1"], {"data": "synthetic"}
     )
-    run = open_run(config, Path(), tmp_path / "run")
-    train(run, StopFlag())
+    run = trained(config, tmp_path / "run")
     reached = figure(score_finished_run(run)["test"].log_probabilities)
     best = optimal_nll(synthetic_words()["test"])
     assert reached.nll > best - 14
@@ -240,8 +256,7 @@ def test_a_cuda_device_gives_the_numbers_of_the_cpu(corpus_folder: Path, tmp_pat
     for device in ("cpu", "cuda"):
         config = make_config(corpus_folder).model_dump()
         config["run"]["device"] = device
-        run = open_run(Config.model_validate(config), Path(), tmp_path / device)
-        train(run, StopFlag())
+        run = trained(Config.model_validate(config), tmp_path / device)
         perplexities.append(
             [
                 [line["train/perplexity"], line.get("valid/perplexity", 0.0)]

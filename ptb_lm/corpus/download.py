@@ -5,14 +5,11 @@ memory (6 MB), each checked against its published size and sha256, and only then
 """
 
 import logging
-import lzma
-import os
-import tarfile
+import shutil
 import tempfile
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +17,12 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE, archive_members
 from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
+from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.lock import locked
+from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -36,42 +37,32 @@ RETRIES = 1
 # No further mirror is tried after this long: with the timeouts above a failing fetch ends within
 # a minute. A transfer that makes progress is never cut.
 BUDGET_SECONDS = 30.0
-ARCHIVE_LIMIT_BYTES = 200_000_000
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".zip")
 CHUNK_BYTES = 1 << 16
-
-# What the archive modules raise for a damaged file; RuntimeError also for a zip that is encrypted
-# or compressed in a way they do not know, ValueError for a header that says nonsense.
-UNREADABLE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
+STAGING = ".ptb-"
+"""How the name of a folder begins that is not yet in its place."""
 
 Contents = dict[str, bytes]  # file name -> checked bytes
 
 
-def fetch_ptb(data_dir: Path, source: str | None = None) -> Path:
+def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER) -> Path:
     """Install the Penn Treebank below a data folder and return its folder.
 
     Args:
         data_dir: the three files go to ``data_dir/ptb/``.
         source: a folder, an archive (.tgz, .tar.gz, .zip), a base URL that has the three files, or
             the URL of an archive; by default the public mirrors in turn.
+        stop: looked at with each piece of a download.
 
     Raises:
         InputError: the given folder or archive does not hold the corpus.
         PtbLmError: no mirror, or not the given URL, delivered it; nothing was installed.
+        Stopped: a signal came; nothing was installed.
     """
     if source is None:
-        contents = _from_mirrors(MIRRORS, data_dir)
+        contents = _from_mirrors(MIRRORS, data_dir, stop)
     elif source.startswith(("http://", "https://")):
-        contents = _from_mirrors((source,), data_dir)
+        contents = _from_mirrors((source,), data_dir, stop)
     elif Path(source).is_dir():
         contents = _from_folder(Path(source))
     elif Path(source).is_file():
@@ -86,7 +77,7 @@ def fetch_ptb(data_dir: Path, source: str | None = None) -> Path:
     return ptb_folder(data_dir)
 
 
-def _from_mirrors(urls: tuple[str, ...], data_dir: Path) -> Contents:
+def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Contents:
     """Take the corpus from the first URL that delivers all of it."""
     failures = []
     give_up_at = time.monotonic() + BUDGET_SECONDS
@@ -96,7 +87,7 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path) -> Contents:
             continue
         try:
             with tempfile.TemporaryDirectory(prefix="ptb-lm-") as folder:
-                return _from_url(url, Path(folder))
+                return _from_url(url, Path(folder), stop)
         except (requests.RequestException, ValueError, InputError) as error:
             failures.append(f"{url}: {_reason(error)}")
             logger.info("%s", failures[-1])
@@ -108,45 +99,64 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path) -> Contents:
     )
 
 
-def _from_url(url: str, folder: Path) -> Contents:
+def _from_url(url: str, folder: Path, stop: StopFlag) -> Contents:
     if url.lower().endswith(ARCHIVE_SUFFIXES):
         base, _, name = url.rpartition("/")
-        return _from_archive(_download(base, name, None, ARCHIVE_LIMIT_BYTES, folder), name)
+        wanted = _Wanted(name, None, ARCHIVE_BYTES)
+        return _from_archive(_download(base, wanted, folder, stop), name)
     contents = {}
     for file in PTB_FILES:
-        path = _download(url, file.name, file.sha256, file.size, folder)
+        path = _download(url, _Wanted(file.name, file.sha256, file.size), folder, stop)
         contents[file.name] = path.read_bytes()
     return contents
 
 
-def _download(base: str, name: str, sha256: str | None, limit: int, folder: Path) -> Path:
-    """Download ``base/name`` to a folder: retries and checksum by pooch, at most ``limit`` bytes.
+@dataclass(frozen=True)
+class _Wanted:
+    """A file to download: its name, its sha256 if that is known, and how large it may be."""
+
+    name: str
+    sha256: str | None
+    limit: int
+
+
+def _download(base: str, wanted: _Wanted, folder: Path, stop: StopFlag) -> Path:
+    """Download a file to a folder: retries and checksum by pooch, at most so many bytes.
 
     Raises:
         requests.RequestException: no connection, a time-out, an error status, a broken transfer.
         ValueError: the bytes have another sha256.
         InputError: there are more of them than the limit.
+        Stopped: a signal came.
     """
     mirror = pooch.create(
         path=folder,
         base_url=base.rstrip("/") + "/",
-        registry={name: sha256},
+        registry={wanted.name: wanted.sha256},
         retry_if_failed=RETRIES,
     )
     pooch.get_logger().setLevel("ERROR")
 
     def download(url: str, path: str, mirror: Any) -> None:
+        stop.check()
         # The bar (on a terminal only) is not given to pooch, which counts chunks, not bytes, and
         # counts nothing where the server does not say how much there is.
-        total = None if sha256 is None else limit  # of a file known by its hash
-        bar = tqdm(desc=name, total=total, unit="B", unit_scale=True, leave=False, disable=None)
+        total = None if wanted.sha256 is None else wanted.limit  # of a file known by its hash
+        bar = tqdm(
+            desc=wanted.name, total=total, unit="B", unit_scale=True, leave=False, disable=None
+        )
+
+        def piece_arrived(size: int) -> None:
+            stop.check()
+            bar.update(size)
+
         with Path(path).open("wb") as file, bar:
             pooch.HTTPDownloader(
                 chunk_size=CHUNK_BYTES,
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            )(url, _BoundedFile(file, limit, bar.update), mirror)
+            )(url, _BoundedFile(file, wanted.limit, piece_arrived), mirror)
 
-    return Path(mirror.fetch(name, downloader=download))
+    return Path(mirror.fetch(wanted.name, downloader=download))
 
 
 class _BoundedFile:
@@ -208,7 +218,7 @@ def _from_archive(path: Path, origin: str) -> Contents:
     contents: Contents = {}
     complaint: InputError | None = None
     try:
-        for member_name, stream in _archive_members(path):
+        for member_name, stream in archive_members(path):
             file = known.get(member_name.rpartition("/")[2])
             if file is None or file.name in contents:
                 continue
@@ -226,36 +236,24 @@ def _from_archive(path: Path, origin: str) -> Contents:
     return contents
 
 
-def _archive_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the name and the opened content of each regular file of an archive."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    with archive.open(info) as stream:
-                        yield info.filename, stream
-        return
-    with tarfile.open(path, "r|*") as stream_archive:
-        for member in stream_archive:
-            if member.isreg():
-                content = stream_archive.extractfile(member)
-                if content is not None:
-                    yield member.name, content
-
-
 def _install(contents: Contents, folder: Path) -> None:
-    """Put the files in place: written aside and flushed first, so that all are there or none."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ptb-") as staging:
-        staged = Path(staging) / "ptb"
-        staged.mkdir()
-        for name, data in contents.items():
-            with (staged / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if not folder.exists():
-            staged.rename(folder)
+    """Put the files in place: a new folder all at once, into an existing one each file whole."""
+    data_dir = folder.parent
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir, wait=True):
+        for leftover in data_dir.glob(f"{STAGING}*"):  # of a fetch that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        if folder.exists():
+            _write_files(contents, folder)
             return
-        for name in contents:  # into an existing folder: each file replaced by the right one
-            (staged / name).replace(folder / name)
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=STAGING) as staging:
+            staged = Path(staging) / folder.name
+            staged.mkdir()
+            _write_files(contents, staged)
+            staged.rename(folder)
+
+
+def _write_files(contents: Contents, folder: Path) -> None:
+    for name, data in contents.items():
+        with durable_file(folder / name) as file:
+            file.write(data)

@@ -13,6 +13,7 @@ from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import decode, read_words, split_words
 from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
 from ptb_lm.errors import InputError
+from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +49,16 @@ def data_directory(option: Path | None) -> Path:
     return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
 
 
-def load_corpus(name: str, data_dir: Path) -> Corpus:
+def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     """Load ``ptb`` (fetched first where it is not there), ``synthetic``, or a folder of texts.
 
     Raises:
         InputError: no such data, a file missing, empty, damaged or not UTF-8.
         PtbLmError: the Penn Treebank is not there and could not be fetched.
+        Stopped: a signal came while it was fetched.
     """
     if name == "ptb":
-        words = _ptb_words(data_dir)
+        words = _ptb_words(data_dir, stop)
     elif name == "synthetic":
         words = synthetic_words()
     elif Path(name).is_dir():
@@ -70,8 +72,8 @@ def load_corpus(name: str, data_dir: Path) -> Corpus:
     return Corpus(name, vocabulary, {split: vocabulary.encode(words[split]) for split in SPLITS})
 
 
-def _ptb_words(data_dir: Path) -> dict[str, list[str]]:
+def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, list[str]]:
     if not is_installed(data_dir):
         logger.info("The Penn Treebank is not in %s: fetching it.", data_dir)
-        fetch_ptb(data_dir)
+        fetch_ptb(data_dir, stop=stop)
     return {split: split_words(decode(data, split)) for split, data in read_ptb(data_dir).items()}

@@ -12,12 +12,22 @@ from ptb_lm.corpus.load import BUILT_IN, SPLITS, load_corpus
 from ptb_lm.corpus.text import read_words
 from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import PROTOCOLS, ScoredText, Scores, save_scores, text_sha256
+from ptb_lm.evaluation.scores import (
+    PROTOCOLS,
+    ScoredText,
+    Scores,
+    load_scores,
+    save_scores,
+    text_sha256,
+)
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import target_log_probabilities
+from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device, set_precision
+from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run import Run
+from ptb_lm.training.run_folder import SCORED_SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -25,56 +35,72 @@ PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
 """How the paper's figure of each split is made; a text of the user's is one stream."""
 
 
-def score_text(
-    network: LanguageModel,
-    vocabulary: Vocabulary,
-    tokens: TokenIds,
-    *,
-    name: str,
-    split: str,
-    protocol: str,
-    batch_size: int,
-) -> Scores:
-    """Score a text under a protocol.
+def scored_text(
+    vocabulary: Vocabulary, tokens: TokenIds, *, split: str, protocol: str, batch_size: int
+) -> ScoredText:
+    """Describe what a text is scored as.
 
     Args:
-        network: on any device.
         vocabulary: that the tokens are indices of.
         tokens: (N,).
-        name: what to call the member.
         split: what to call the text.
         protocol: ``stream`` or ``columns``.
         batch_size: B of the protocol ``columns``.
-
-    Raises:
-        InputError: the text is too short for the protocol.
     """
-    streams = 1 if protocol == "stream" else batch_size
-    text = ScoredText(
+    return ScoredText(
         split=split,
         protocol=protocol,
-        streams=streams,
+        streams=1 if protocol == "stream" else batch_size,
         text_sha256=text_sha256(vocabulary.decode(tokens)),
         vocabulary_size=len(vocabulary),
     )
-    log_probabilities = target_log_probabilities(network, tokens, streams)
+
+
+def score_text(
+    network: LanguageModel, tokens: TokenIds, text: ScoredText, name: str, stop: StopFlag
+) -> Scores:
+    """Score a text under the protocol of its description.
+
+    Args:
+        network: on any device.
+        tokens: (N,).
+        text: what :func:`scored_text` says of it.
+        name: what to call the member.
+        stop: looked at before each window.
+
+    Raises:
+        InputError: the text is too short for the protocol.
+        Stopped: a signal came.
+    """
+    log_probabilities = target_log_probabilities(network, tokens, text.streams, stop)
     return Scores(name, text, log_probabilities.numpy().astype(np.float32))
 
 
-def score_finished_run(run: Run) -> dict[str, Scores]:
-    """Score valid and test with the last weights, under the paper's protocols, and keep both."""
+def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
+    """Score valid and test with the last weights, under the paper's protocols, and keep both.
+
+    What is kept already is not made again: a run that trains on removes its scores first, so that
+    those in a run folder are always its last weights'.
+
+    Raises:
+        Stopped: a signal came; the same call goes on with the split that is missing.
+    """
     scores = {}
-    for split in ("valid", "test"):
-        scores[split] = score_text(
-            run.network,
+    for split in SCORED_SPLITS:
+        tokens, path = run.corpus.splits[split], run.folder.scores(split)
+        text = scored_text(
             run.corpus.vocabulary,
-            run.corpus.splits[split],
-            name=str(run.folder.last),
+            tokens,
             split=split,
             protocol=PAPER_PROTOCOL[split],
             batch_size=run.config.training.batch_size,
         )
-        save_scores(scores[split], run.folder.scores(split))
+        kept = load_scores(path) if path.exists() else None
+        if kept is not None and kept.text == text:
+            scores[split] = kept
+            continue
+        scores[split] = score_text(run.network, tokens, text, str(run.folder.last), stop)
+        save_scores(scores[split], path)
     return scores
 
 
@@ -105,7 +131,11 @@ class EvaluationRequest:
 
 
 def evaluate_checkpoints(
-    paths: Sequence[Path], request: EvaluationRequest, data_dir: Path, device: str
+    paths: Sequence[Path],
+    request: EvaluationRequest,
+    data_dir: Path,
+    device: str,
+    stop: StopFlag = NEVER,
 ) -> tuple[list[Scores], list[Config]]:
     """Score one text with each checkpoint.
 
@@ -115,6 +145,8 @@ def evaluate_checkpoints(
     Raises:
         InputError: a checkpoint, the text or the data is not there or not right, or the
             checkpoints' vocabularies differ, so that their figures could not be compared.
+        PtbLmError: memory does not suffice.
+        Stopped: a signal came.
     """
     torch_device = choose_device(device)
     members, configs = [], []
@@ -128,23 +160,27 @@ def evaluate_checkpoints(
                 f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
             )
         set_precision(checkpoint.config.run.precision)
-        members.append(
-            score_text(
-                checkpoint.network().to(torch_device),
-                checkpoint.vocabulary,
-                _tokens(checkpoint, path, request, data_dir),
-                name=str(path),
-                split=request.split,
-                protocol=request.protocol,
-                batch_size=checkpoint.config.training.batch_size,
-            )
+        tokens = _tokens(checkpoint, path, request, data_dir, stop)
+        text = scored_text(
+            checkpoint.vocabulary,
+            tokens,
+            split=request.split,
+            protocol=request.protocol,
+            batch_size=checkpoint.config.training.batch_size,
         )
+        with memory_errors_explained(checkpoint.config, "nothing was written"):
+            network = checkpoint.network().to(torch_device)
+            members.append(score_text(network, tokens, text, str(path), stop))
         configs.append(checkpoint.config)
     return members, configs
 
 
 def _tokens(
-    checkpoint: Checkpoint, path: Path, request: EvaluationRequest, data_dir: Path
+    checkpoint: Checkpoint,
+    path: Path,
+    request: EvaluationRequest,
+    data_dir: Path,
+    stop: StopFlag,
 ) -> TokenIds:
     """Return the text to score, in the checkpoint's indices."""
     if request.text is not None:
@@ -155,7 +191,7 @@ def _tokens(
             f"{path}: it was trained on the folder {data}, which is not here; evaluate it from the "
             "folder that the run was started in, or use --text FILE"
         )
-    corpus = load_corpus(data, data_dir)
+    corpus = load_corpus(data, data_dir, stop)
     if corpus.vocabulary.sha256 != checkpoint.vocabulary.sha256:
         raise InputError(
             f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of the "

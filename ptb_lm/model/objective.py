@@ -3,6 +3,9 @@
 Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in nats.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -11,6 +14,7 @@ from ptb_lm.corpus.batching import evaluation_windows
 from ptb_lm.corpus.vocabulary import TokenIds
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import first_streams
+from ptb_lm.stop import NEVER, StopFlag
 
 # A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
 TARGETS_PER_WINDOW = 1000
@@ -31,7 +35,9 @@ def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def target_log_probabilities(network: LanguageModel, tokens: TokenIds, streams: int) -> Tensor:
+def target_log_probabilities(
+    network: LanguageModel, tokens: TokenIds, streams: int, stop: StopFlag = NEVER
+) -> Tensor:
     """Score each token of a text but the first, given all before it in its column.
 
     The state is zero at the head of each column and goes on from window to window. Dropout is off.
@@ -40,28 +46,40 @@ def target_log_probabilities(network: LanguageModel, tokens: TokenIds, streams: 
         network: left in the mode (training or evaluation) it was in.
         tokens: the text, (N,).
         streams: B columns; 1 is the paper's test protocol.
+        stop: looked at before each window.
 
     Returns:
         ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
 
     Raises:
         InputError: the text has fewer targets than streams.
+        Stopped: a signal came; the network is as it was.
     """
     device = network.softmax.weight.device
     text = torch.from_numpy(tokens.astype("int64")).to(device)
     scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
     hidden = network.zero_state(streams)
+    max_steps = max(1, TARGETS_PER_WINDOW // streams)
+    with _evaluation_mode(network):
+        for places in evaluation_windows(len(tokens) - 1, streams, max_steps):  # (T, B)
+            stop.check()
+            places = places.to(device)
+            hidden = first_streams(hidden, places.shape[1])
+            logits, hidden = network(text[places], hidden)
+            nll = cross_entropy(logits.flatten(0, 1), text[places + 1].flatten(), reduction="none")
+            scores[places.flatten()] = -nll
+    return scores.cpu()
+
+
+@contextmanager
+def _evaluation_mode(network: LanguageModel) -> Iterator[None]:
+    """Turn dropout off, and back on if it was on."""
     was_training = network.training
     network.eval()
-    max_steps = max(1, TARGETS_PER_WINDOW // streams)
-    for places in evaluation_windows(len(tokens) - 1, streams, max_steps):  # (T, B)
-        places = places.to(device)
-        hidden = first_streams(hidden, places.shape[1])
-        logits, hidden = network(text[places], hidden)
-        nll = cross_entropy(logits.flatten(0, 1), text[places + 1].flatten(), reduction="none")
-        scores[places.flatten()] = -nll
-    network.train(was_training)
-    return scores.cpu()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def nll_sum(log_probabilities: Tensor) -> float:

@@ -1,29 +1,27 @@
-"""The checkpoint: one file of tensors and plain values that runs no code when it is opened.
+"""The checkpoint: config, vocabulary, weights, and in ``last.pt`` all that resumption needs.
 
 ``best.pt`` and any exported model hold what evaluation needs: config, vocabulary, weights.
-``last.pt`` holds the :class:`TrainingState` and the random states as well: all that exact
-resumption needs.
+``last.pt`` holds the :class:`TrainingState` and the random states as well.
 """
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from ptb_lm.config import Config
+from ptb_lm.config import Config, ModelConfig
 from ptb_lm.corpus.vocabulary import Vocabulary
-from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.state import TrainingState
+from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
-FORMAT = 1
-_MARK = "ptb-lm checkpoint"
+FORMAT = 2
+MARK = "ptb-lm checkpoint"
 
 
 @dataclass
@@ -57,14 +55,38 @@ class Checkpoint:
         return network
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+class _Content(BaseModel):
+    """What stands in the file of a checkpoint, and of which types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+    mark: Literal["ptb-lm checkpoint"]
+    format: int
+    config: Config
+    vocabulary: list[str]
+    vocabulary_sha256: str
+    corpus_sha256: str
+    weights: dict[str, Tensor]
+    epoch: NonNegativeInt
+    valid_perplexity: float
+    state: TrainingState | None
+    random_states: dict[str, Tensor]
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, previous: Path | None = None) -> None:
     """Write a checkpoint so that the file is at every moment the old one or the new one.
+
+    Args:
+        checkpoint: what to write.
+        path: where to.
+        previous: where the checkpoint that stood there is kept, once the new one has been read
+            back as a resumption would read it.
 
     Raises:
         PtbLmError: it could not be written; the old file is as it was.
     """
     content = {
-        "mark": _MARK,
+        "mark": MARK,
         "format": FORMAT,
         "config": checkpoint.config.model_dump(),
         "vocabulary": checkpoint.vocabulary.words,
@@ -76,67 +98,82 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "state": None if checkpoint.state is None else asdict(checkpoint.state),
         "random_states": checkpoint.random_states,
     }
-    with durable_file(path) as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # how PyTorch's zip writer reports a failed write
-            raise OSError(0, str(error).splitlines()[0]) from None
+    save_tensors(content, path, prove=load_checkpoint, previous=previous)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; nothing in it is executed (``weights_only``).
+    """Read a checkpoint onto the CPU; nothing in it is executed, and all of it is checked.
+
+    The tensors are views of the file, which may be replaced or removed meanwhile.
 
     Raises:
-        InputError: the file is missing, is damaged, is no checkpoint of ours, or is of a format
-            that this version does not know.
+        DamagedFileError: the file is damaged, or is no checkpoint of ours.
+        InputError: it is missing, or of a format that this version does not know.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle that is none of ours: refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # other bytes than a checkpoint's break the unpickler in any way whatever
-        content = None
-    if not isinstance(content, dict) or content.get("mark") != _MARK:
-        raise InputError(f"{path}: not a checkpoint of ptb-lm, or damaged")
-    if content.get("format") != FORMAT:
+    values = load_tensors(path)
+    if values.get("mark") != MARK:
+        raise DamagedFileError(path)
+    if values.get("format") != FORMAT:
         raise InputError(
-            f"{path}: checkpoint format {content.get('format')}, this version reads {FORMAT}"
+            f"{path}: checkpoint format {values.get('format')}, this version reads {FORMAT}"
         )
     try:
-        vocabulary = Vocabulary(content["vocabulary"])
-        if vocabulary.sha256 != content["vocabulary_sha256"]:
+        content = _Content.model_validate(values)
+        vocabulary = Vocabulary(content.vocabulary)
+        if vocabulary.sha256 != content.vocabulary_sha256:
             raise ValueError("vocabulary")
-        checkpoint = Checkpoint(
-            config=Config.model_validate(content["config"]),
-            vocabulary=vocabulary,
-            corpus_sha256=content["corpus_sha256"],
-            weights=content["weights"],
-            epoch=content["epoch"],
-            valid_perplexity=content["valid_perplexity"],
-            state=_state(content["state"]),
-            random_states=content["random_states"],
-        )
-        _check_shapes(checkpoint)
-    except (KeyError, TypeError, ValueError, ValidationError):
-        raise InputError(f"{path}: damaged: its parts do not fit together") from None
-    return checkpoint
+        _check_weights(content, len(vocabulary), path.stat().st_size)
+        if content.state is not None:
+            _check_hidden(content.state, content.config)
+            torch.Generator().set_state(content.random_states["cpu"])
+    except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
+        # RuntimeError is how PyTorch refuses a random state, or sizes beyond all bounds.
+        raise DamagedFileError(path, "damaged: its parts do not fit together") from error
+    return Checkpoint(
+        config=content.config,
+        vocabulary=vocabulary,
+        corpus_sha256=content.corpus_sha256,
+        weights=content.weights,
+        epoch=content.epoch,
+        valid_perplexity=content.valid_perplexity,
+        state=content.state,
+        random_states=content.random_states,
+    )
 
 
-def _state(values: dict[str, Any] | None) -> TrainingState | None:
-    if values is None:
-        return None
-    return TrainingState(**{each.name: values[each.name] for each in fields(TrainingState)})
+def _check_weights(content: _Content, vocabulary_size: int, file_bytes: int) -> None:
+    """Raise ValueError if the weights are not the config's network's, each with bytes of its own.
 
-
-def _check_shapes(checkpoint: Checkpoint) -> None:
-    """Raise ValueError if the weights are not those of the config's network."""
-    with torch.device("meta"):  # shapes without memory
-        expected = LanguageModel(checkpoint.config.model, len(checkpoint.vocabulary)).state_dict()
-    shapes = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
-    if shapes != {name: tensor.shape for name, tensor in expected.items()}:
+    Without the last, a small file could declare weights of any size that share a few numbers.
+    """
+    weights = content.weights
+    if content.config.model.layers > len(weights):  # before as many layers are built
+        raise ValueError("layers")
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != weight_shapes(content.config.model, vocabulary_size):
         raise ValueError("shapes")
+    if not all(tensor.is_floating_point() for tensor in weights.values()):
+        raise ValueError("types")
+    if sum(tensor.nbytes for tensor in weights.values()) > file_bytes:
+        raise ValueError("bytes")
+
+
+def weight_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, torch.Size]:
+    """Return the shape of each parameter of a network by its name, without making one."""
+    with torch.device("meta"):  # shapes without memory
+        network = LanguageModel(config, vocabulary_size)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _check_hidden(state: TrainingState, config: Config) -> None:
+    """Raise ValueError if the hidden state is not one of the config's network and batch."""
+    shape = (config.training.batch_size, config.model.hidden_size)
+    if len(state.hidden) != config.model.layers or any(
+        tensor.shape != shape for layer in state.hidden for tensor in layer
+    ):
+        raise ValueError("hidden")
 
 
 def random_states() -> dict[str, Tensor]:

@@ -3,18 +3,27 @@
 Shapes: T unrolled steps, B streams, V words.
 """
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 from ptb_lm.corpus.batching import training_window
+from ptb_lm.errors import PtbLmError
 from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import detach
+from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
 from ptb_lm.training.sgd import clip_gradients_, sgd_step_
-from ptb_lm.training.stop import StopFlag
+
+logger = logging.getLogger(__name__)
 
 
 def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
@@ -22,8 +31,13 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
 
     Args:
         run: left where the training ended; ``run.finished`` says whether that is the end.
-        stop: looked at after each step.
+        stop: looked at after each step, and within a validation.
         max_steps: stop when the run has made this many steps since it began.
+
+    Raises:
+        Stopped: a signal came; the run is saved.
+        PtbLmError: the objective or a gradient is not a number, or a file could not be written.
+            The checkpoints are as they were.
     """
     training, network, state = run.config.training, run.network, run.state
     # All steps may be made and the last epoch's validation still be to come: a run is not
@@ -31,7 +45,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
     if run.finished or (max_steps is not None and run.step >= max_steps):
         return
     network.train()
-    with Progress(run) as progress:
+    with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
             progress.epoch_begins()
             rate = learning_rate(training, state.epochs_done + 1)
@@ -44,30 +58,71 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 objective = window_objective(logits, targets)
                 objective.backward()  # type: ignore[no-untyped-call]
                 gradient_norm = clip_gradients_(network.parameters(), training.clip_norm)
+                _require_finite(run, rate, objective, gradient_norm)
                 sgd_step_(network.parameters(), rate)
                 state.window_is_done(objective, targets, detach(hidden), began)
                 progress.step_is_done()
                 if run.step % run.config.run.log_steps == 0:
                     record = {**_record(run, rate), "gradient_norm": float(gradient_norm)}
                     run.folder.append_metrics(record)
-                if stop or run.step == max_steps:
+                if run.checkpoint_is_due:
                     run.save()
+                if run.step == max_steps:
                     return
-            _finish_epoch(run, rate, progress)
+                stop.check()
+            _finish_epoch(run, rate, progress, stop)
 
 
-def validation_perplexity(run: Run) -> float:
+def validation_perplexity(run: Run, stop: StopFlag) -> float:
     """Return the perplexity of the validation text in B columns, every target counted."""
     tokens = run.corpus.splits["valid"]
-    scores = target_log_probabilities(run.network, tokens, run.config.training.batch_size)
+    scores = target_log_probabilities(run.network, tokens, run.config.training.batch_size, stop)
     return perplexity(nll_sum(scores), len(scores))
 
 
-def _finish_epoch(run: Run, rate: float, progress: Progress) -> None:
+def _require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tensor) -> None:
+    """Stop before an update that would put NaN or infinity into the weights.
+
+    A NaN or an infinity in any gradient makes their global norm one.
+
+    Raises:
+        PtbLmError: naming the step, both values, and what there is to go back to.
+    """
+    if torch.isfinite(objective + gradient_norm):  # one read-back from the device
+        return
+    good = "there is no checkpoint yet"
+    if run.saved_step is not None:
+        good = f"the last good checkpoint is {run.folder.last}, of step {run.saved_step:,}"
+    raise PtbLmError(
+        f"step {run.step + 1:,}: the training diverged: objective {objective.item():.6g}, gradient "
+        f"norm {gradient_norm.item():.6g}, learning rate {rate:.6g}; the weights were not updated; "
+        f"{good}; begin a new run with a lower training.learning_rate or training.clip_norm"
+    )
+
+
+@contextmanager
+def _left_resumable(run: Run) -> Iterator[None]:
+    """Save a run that is left before its end, by its count of steps or a signal."""
+    stopped = None
+    try:
+        yield
+    except Stopped as signal:
+        stopped = signal
+    if not run.finished:
+        run.save()
+        logger.info(
+            "Stopped after step %s; the same command with --resume goes on from there.",
+            f"{run.step:,}",
+        )
+    if stopped is not None:
+        raise stopped
+
+
+def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> None:
     """Validate, record and save at the end of an epoch."""
     state = run.state
     began = time.perf_counter()
-    valid_perplexity = validation_perplexity(run)
+    valid_perplexity = validation_perplexity(run, stop)
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
     state.epoch_is_done(valid_perplexity, time.perf_counter() - began)
     progress.epoch_is_done(record)

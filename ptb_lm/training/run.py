@@ -1,7 +1,10 @@
 """A run: made new or taken up again, and saved."""
 
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +15,7 @@ from ptb_lm.corpus.batching import require_columns, training_columns, windows_pe
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import InputError
 from ptb_lm.model.network import LanguageModel, parameter_count
+from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,8 +24,10 @@ from ptb_lm.training.checkpoint import (
     save_checkpoint,
 )
 from ptb_lm.training.environment import choose_device, describe_environment, set_precision
+from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
+from ptb_lm.training.tensor_file import DamagedFileError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,9 @@ class Run:
     Attributes:
         columns: the training text as int64 (N // B, B) on the device.
         windows: windows, and so steps, of an epoch.
+        state: where it stands, beside the weights.
+        saved_at: when ``last.pt`` was written or read, on the clock ``time.monotonic``.
+        saved_step: the step it stands at; None while there is none.
     """
 
     config: Config
@@ -41,7 +50,9 @@ class Run:
     network: LanguageModel
     columns: Tensor
     windows: int
-    state: TrainingState
+    state: TrainingState = field(default_factory=TrainingState)
+    saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int | None = None
 
     @property
     def step(self) -> int:
@@ -53,12 +64,19 @@ class Run:
         """Whether every epoch is trained and validated."""
         return self.state.epochs_done >= self.config.training.epochs
 
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the last one is older than the config has it."""
+        return time.monotonic() - self.saved_at >= 60 * self.config.run.checkpoint_minutes
+
     def save(self) -> None:
-        """Write ``last.pt``: this moment, complete."""
+        """Write ``last.pt``: this moment, complete. What stood there becomes ``previous.pt``."""
+        self.folder.flush_metrics()
         checkpoint = self._checkpoint()
         checkpoint.state = self.state
         checkpoint.random_states = random_states()
-        save_checkpoint(checkpoint, self.folder.last)
+        save_checkpoint(checkpoint, self.folder.last, previous=self.folder.previous)
+        self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def save_best(self) -> None:
         """Write ``best.pt``: the weights alone."""
@@ -75,58 +93,121 @@ class Run:
         )
 
 
+@contextmanager
 def open_run(
-    config: Config, data_dir: Path, path: Path, *, resume: bool = False, overwrite: bool = False
-) -> Run:
-    """Begin a run in a folder, or go on with the one that is there.
+    config: Config,
+    data_dir: Path,
+    path: Path,
+    stop: StopFlag = NEVER,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Run]:
+    """Begin a run in a folder, or go on with the one that is there, and hold the folder.
 
     With ``resume`` a folder without a checkpoint begins anew: a job that was stopped before its
     first checkpoint is taken up by the same command as any other.
 
     Raises:
-        InputError: the folder, the data, the device or the resumed run does not fit the call.
-            Nothing has been written then.
-        PtbLmError: the data could not be fetched, or the folder not be written.
+        InputError: the folder, the data, the device or the resumed run does not fit the call, or
+            another training is at work in the folder. Nothing has been written then.
+        PtbLmError: the data could not be fetched, the folder not be written, or memory or disk
+            space do not suffice.
+        Stopped: a signal came while the data was fetched.
     """
     folder = RunFolder(path)
-    take_up = resume and folder.last.exists()
-    if not take_up:
-        folder.require_unused(overwrite or resume)
-        if resume:
-            folder.require_no_results()
+    folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device = choose_device(config.run.device)
     set_precision(config.run.precision)
-    corpus = load_corpus(config.run.data, data_dir)
+    corpus = load_corpus(config.run.data, data_dir, stop)
+    with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
+        run = _new_run(config, corpus, folder, device)
+        folder.require_space(_checkpoint_bytes(run))
+        with folder.claimed():
+            # Again, as another training may have been quicker.
+            folder.require_usable(resume=resume, overwrite=overwrite)
+            if resume and folder.resumable:
+                _take_up(run)
+            else:
+                folder.clear()
+            if not run.finished:
+                folder.forget_scores()
+                folder.write_config(config)
+                folder.write_environment(describe_environment(device), run.step)
+                logger.info("%s", _headline(run, device))
+            yield run
+
+
+def _new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.device) -> Run:
+    """Build a run at its beginning; nothing is written."""
     training = config.training
     columns = training_columns(corpus.splits["train"], training.batch_size, training.unrolled_steps)
     require_columns(len(corpus.splits["valid"]), training.batch_size)
-
     torch.manual_seed(config.run.seed)
     # Drawn on the CPU, so that a seed gives the same weights on every device.
     network = LanguageModel(config.model, len(corpus.vocabulary))
-    run = Run(
+    return Run(
         config=config,
         corpus=corpus,
         folder=folder,
         network=network.to(device),
         columns=columns.to(device),
         windows=windows_per_epoch(columns, training.unrolled_steps),
-        state=TrainingState(),
     )
-    if take_up:
-        _take_up(run, load_checkpoint(folder.last))
-    else:
-        folder.create()
-    folder.write_config(config)
-    if not run.finished:
-        folder.write_environment(describe_environment(device), run.step)
-        logger.info("%s", _headline(run, device))
-    return run
 
 
-def _take_up(run: Run, checkpoint: Checkpoint) -> None:
-    """Put a run where a checkpoint stood."""
-    where = run.folder.last
+def _checkpoint_bytes(run: Run) -> int:
+    """Return about how large ``last.pt`` will be: mostly weights."""
+    words = sum(len(word) + 20 for word in run.corpus.vocabulary.words)
+    return 4 * parameter_count(run.network) + words + 100_000
+
+
+def _take_up(run: Run) -> None:
+    """Put a run where its last checkpoint stood, or the one before it where that is damaged."""
+    folder = run.folder
+    checkpoint, where = _load_good_checkpoint(folder)
+    _require_same_run(run, checkpoint, where)
+    state = checkpoint.state
+    if state is None:
+        raise InputError(f"{where}: holds weights only, nothing to resume from")
+    if state.windows_done > run.windows:
+        raise DamagedFileError(where, "damaged: it stands beyond the end of an epoch")
+    if where != folder.last:
+        folder.restore_previous()
+    run.network.load_state_dict(checkpoint.weights)
+    device = run.columns.device
+    # A copy, as the tensors of a checkpoint are views of its file.
+    state.hidden = [(h.to(device, copy=True), c.to(device, copy=True)) for h, c in state.hidden]
+    run.state = state
+    run.saved_step = run.step
+    restore_random_states(checkpoint.random_states)
+    if run.finished:
+        return
+    folder.forget_metrics_after(run.step, state.epochs_done)
+    logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
+
+
+def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
+    """Load the last checkpoint, or the one before it where that is damaged or gone, and say so."""
+    try:
+        return load_checkpoint(folder.last), folder.last
+    except InputError as error:
+        damaged = isinstance(error, DamagedFileError) or not folder.last.exists()
+        if not (damaged and folder.previous.exists()):
+            raise
+        try:
+            checkpoint = load_checkpoint(folder.previous)
+        except DamagedFileError:
+            raise InputError(
+                f"{error}; {folder.previous.name} beside it is damaged too; bring back a copy of "
+                "either, or begin anew with --overwrite"
+            ) from None
+        logger.warning("%s; going on from %s, the one before it", error, folder.previous)
+        return checkpoint, folder.previous
+
+
+def _require_same_run(run: Run, checkpoint: Checkpoint, where: Path) -> None:
+    """Raise InputError if a checkpoint was made with another recipe or on another text."""
     differences = _differences(checkpoint.config, run.config)
     if differences:
         raise InputError(
@@ -143,27 +224,28 @@ def _take_up(run: Run, checkpoint: Checkpoint) -> None:
             f"{where}: the texts of --data {run.config.run.data} have changed since; bring them "
             "back, or begin a new run in another --run-dir"
         )
-    if checkpoint.state is None:
-        raise InputError(f"{where}: holds weights only, nothing to resume from")
-    run.network.load_state_dict(checkpoint.weights)
-    run.state = checkpoint.state
-    device = run.columns.device
-    run.state.hidden = [(h.to(device), c.to(device)) for h, c in run.state.hidden]
-    restore_random_states(checkpoint.random_states)
-    run.folder.forget_metrics_after(run.step)
-    logger.info("Resuming %s after step %s.", run.folder.path, f"{run.step:,}")
+
+
+FREE_ON_RESUMPTION = {
+    ("run", "config"),
+    ("run", "device"),
+    ("run", "log_steps"),
+    ("run", "checkpoint_minutes"),
+}
+"""Keys that a resumed run may change, as its figures do not depend on them."""
 
 
 def _differences(made: Config, asked: Config) -> list[str]:
-    """List what is another recipe; more epochs, another device or log interval are not."""
-    free = {("training", "epochs"), ("run", "config"), ("run", "device"), ("run", "log_steps")}
+    """List what is another recipe; more epochs are not, as they only go on with this one."""
     before, now = made.model_dump(), asked.model_dump()
-    return [
-        f"{section}.{key} was {value!r}, asked for {now[section][key]!r}"
-        for section, values in before.items()
-        for key, value in values.items()
-        if (section, key) not in free and value != now[section][key]
-    ]
+    differences = []
+    for section, values in before.items():
+        for key, value in values.items():
+            wanted = now[section][key]
+            longer = (section, key) == ("training", "epochs") and wanted > value
+            if wanted != value and not longer and (section, key) not in FREE_ON_RESUMPTION:
+                differences.append(f"{section}.{key} was {value!r}, asked for {wanted!r}")
+    return differences
 
 
 def _headline(run: Run, device: torch.device) -> str:

@@ -2,16 +2,25 @@
 
 import json
 import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ptb_lm.config import Config, to_toml
-from ptb_lm.durable import durable_file
+from ptb_lm.durable import PARTIAL, durable_file, remove_partial_files
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.lock import locked
+from ptb_lm.strict_json import to_json
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+
+SCORED_SPLITS = ("valid", "test")
+"""The splits that a finished run leaves scores of."""
 
 
 class RunFolder:
@@ -22,7 +31,9 @@ class RunFolder:
         environment: versions, device, threads and commit, of the start and of each resumption.
         metrics: one JSON object a line.
         last: the checkpoint that the run resumes from, and whose weights are reported.
+        previous: the one before it, to fall back on.
         best: the weights of the epoch with the lowest validation perplexity.
+        lock: held by the training that is at work here.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,49 +42,107 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.last = path / "last.pt"
+        self.previous = path / "previous.pt"
         self.best = path / "best.pt"
+        self.lock = path / ".lock"
 
     def scores(self, split: str) -> Path:
         """Return the file of the last weights' per-token scores of a split."""
         return self.path / f"scores-{split}.npz"
 
-    def require_unused(self, overwrite: bool) -> None:
-        """Raise InputError if there is something here that a new run would put out of sight."""
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.previous.exists()
+
+    def require_usable(self, *, resume: bool, overwrite: bool) -> None:
+        """Raise InputError if there is something here that the call would put out of sight."""
         if not self.path.exists():
             return
         if not self.path.is_dir():
             raise InputError(f"{self.path}: not a folder")
-        if not any(self.path.iterdir()):
+        if not any(self._is_content(entry) for entry in self.path.iterdir()):
             return
         if not self.config.exists():
             raise InputError(f"{self.path}: not empty and not a run folder; name another --run-dir")
-        if not overwrite:
+        if not (resume or overwrite):
             raise InputError(
                 f"{self.path}: a run is there already; use --resume to go on with it, "
                 "--overwrite to begin anew, or another --run-dir"
             )
-
-    def require_no_results(self) -> None:
-        """Raise InputError if a run without ``last.pt`` has got as far as to have results.
-
-        Such a folder is evidence that travels without its checkpoints: to begin anew in it is not
-        what --resume can have meant.
-        """
-        if self.best.exists() or self.scores("valid").exists() or self.scores("test").exists():
+        results = [self.best, *(self.scores(split) for split in SCORED_SPLITS)]
+        if resume and not self.resumable and any(result.exists() for result in results):
+            # Evidence travels without its checkpoints: to begin anew in such a folder is not what
+            # --resume can have meant.
             raise InputError(
                 f"{self.path}: has results but no last.pt to resume from; name another --run-dir, "
                 "or use --overwrite to begin anew"
             )
 
-    def create(self) -> None:
-        """Make the folder; of a run before, remove the files that this program writes."""
+    def _is_content(self, entry: Path) -> bool:
+        """Whether an entry is more than what a run that was killed at its start has left."""
+        return entry != self.lock and not entry.name.endswith(PARTIAL)
+
+    def require_space(self, checkpoint_bytes: int) -> None:
+        """Raise PtbLmError if the disk has no room for the checkpoints of a run.
+
+        There are three of them, and a fourth while one is being replaced.
+        """
+        checkpoints = (self.last, self.previous, self.best)
+        there = sum(file.stat().st_size for file in checkpoints if file.exists())
+        folders = (self.path, *self.path.absolute().parents)
+        place = next(folder for folder in folders if folder.is_dir())
+        needed = 4 * checkpoint_bytes - there
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise PtbLmError(
+                f"{self.path}: {free / 1e6:,.0f} MB are free on its disk, the checkpoints of this "
+                f"run need {needed / 1e6:,.0f} MB; make room, or name another --run-dir"
+            )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep every other training out of it.
+
+        Raises:
+            InputError: another training is at work in it.
+            PtbLmError: it cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            files = [self.config, self.environment, self.metrics, self.last, self.best]
-            for file in [*files, *(self.scores(split) for split in ("valid", "test"))]:
-                file.unlink(missing_ok=True)
         except OSError as error:
             raise PtbLmError(f"{self.path}: cannot be created: {error.strerror}") from None
+        with locked(self.lock):
+            remove_partial_files(self.path)
+            yield
+
+    def clear(self) -> None:
+        """Remove the files that this program writes.
+
+        The checkpoints go first, so that no new run can be taken for the old one, and the config
+        last, so that wherever this is broken off the folder is still seen to be a run's.
+        """
+        for file in (self.previous, self.last):
+            self._remove(file)
+        self.forget_scores()
+        for file in (self.best, self.metrics, self.environment, self.config):
+            self._remove(file)
+
+    def forget_scores(self) -> None:
+        """Remove the scores of a run that trains on, as they are no longer its last weights'."""
+        for split in SCORED_SPLITS:
+            self._remove(self.scores(split))
+
+    def restore_previous(self) -> None:
+        """Put the previous checkpoint in the place of one that is damaged."""
+        with self.previous.open("rb") as source, durable_file(self.last) as file:
+            shutil.copyfileobj(source, file)
+
+    def _remove(self, file: Path) -> None:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise PtbLmError(f"{file}: cannot be removed: {error.strerror}") from None
 
     def write_config(self, config: Config) -> None:
         """Record the resolved config."""
@@ -85,34 +154,68 @@ class RunFolder:
         parts = self._environments() if step else []
         parts.append({"from_step": step, **environment})
         with durable_file(self.environment) as file:
-            file.write((json.dumps(parts, indent=2) + "\n").encode())
+            file.write((to_json(parts, indent=2) + "\n").encode())
 
     def _environments(self) -> list[Record]:
         if not self.environment.exists():
             return []
-        parts: list[Record] = json.loads(self.environment.read_text(encoding="utf-8"))
+        try:
+            parts: list[Record] = json.loads(self.environment.read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputError(
+                f"{self.environment}: not JSON any more; remove it to go on without it"
+            ) from None
         return parts
 
     def append_metrics(self, record: Record) -> None:
-        """Add a line to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add a line to the metrics.
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run will make again."""
-        records = [record for record in read_metrics(self.metrics) if record["step"] <= step]
+        Raises:
+            PtbLmError: it could not be written.
+        """
+        self._write_metrics(to_json(record) + "\n")
+
+    def flush_metrics(self) -> None:
+        """Bring the metrics to disk, as those up to a checkpoint must be there before it is."""
+        self._write_metrics("", flush=True)
+
+    def _write_metrics(self, lines: str, *, flush: bool = False) -> None:
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(lines)
+                if flush:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise PtbLmError(f"{self.metrics}: cannot be written: {error.strerror}") from None
+
+    def forget_metrics_after(self, step: int, epochs_done: int) -> None:
+        """Drop the lines that a run resumed at a step, with so many epochs done, makes again.
+
+        The line of an epoch's end has the step of the epoch's last window, after which a run may
+        have been stopped with its validation still to come.
+        """
+        records = [
+            record
+            for record in read_metrics(self.metrics)
+            if record["step"] <= step
+            and not ("valid/perplexity" in record and record["epoch"] > epochs_done)
+        ]
         with durable_file(self.metrics) as file:
-            file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            file.write("".join(to_json(record) + "\n" for record in records).encode())
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Read a metrics file; a last line that a crash cut short is left out."""
+    """Read a metrics file; a line that is not whole, as a crash leaves the last, is left out."""
     if not path.exists():
         return []
     records: list[Record] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            logger.warning("%s: a line that was cut short is left out", path)
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        else:
+            logger.warning("%s: a line that is not whole is left out", path)
     return records

@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from ptb_lm.model.perplexity import perplexity
@@ -13,7 +15,8 @@ from ptb_lm.model.state import HiddenState
 class TrainingState:
     """Plain values, from which every other value of a run in progress is derived.
 
-    Beside these a checkpoint holds the weights and the states of the random generators.
+    Beside these a checkpoint holds the weights and the states of the random generators. The types
+    are what a file must hold to be read as one.
 
     Attributes:
         epochs_done: epochs that are trained and validated.
@@ -29,14 +32,16 @@ class TrainingState:
         last_valid_perplexity: the one of the last epoch done.
     """
 
-    epochs_done: int = 0
-    windows_done: int = 0
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    epochs_done: NonNegativeInt = 0
+    windows_done: NonNegativeInt = 0
     hidden: HiddenState = field(default_factory=list)
     nll_sum: float = 0.0
-    targets: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int = 0
+    targets: NonNegativeInt = 0
+    epoch_seconds: NonNegativeFloat = 0.0
+    seconds: NonNegativeFloat = 0.0
+    best_epoch: NonNegativeInt = 0
     best_valid_perplexity: float = float("inf")
     last_valid_perplexity: float = float("inf")
 

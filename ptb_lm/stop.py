@@ -1,0 +1,74 @@
+"""Ctrl-C, SIGTERM and a closed terminal as a flag that whatever takes long looks at."""
+
+import os
+import signal
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_SECOND_CTRL_C = b"\nstopping; a second Ctrl-C ends at once\n"
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """The program was asked to stop and does so; no error.
+
+    Attributes:
+        exit_code: 128 and the number of the signal, as a shell reports it: 130, 143 or 129.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {_NAMES[signal.Signals(signal_number)]}")
+        self.exit_code = 128 + signal_number
+
+
+class StopFlag:
+    """While entered, the first signal only raises the flag; a second one ends the process at once.
+
+    The second is left to the system, so that it ends long calls outside Python too. No file
+    suffers, as each is written aside and put in place whole. A signal that was ignored when the
+    program began (``nohup``, a script's background job) stays ignored.
+
+    Attributes:
+        signal_number: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come."""
+        if self.signal_number is not None:
+            raise Stopped(self.signal_number)
+
+    def __enter__(self) -> "StopFlag":
+        self._before = {
+            number: signal.signal(number, self._raise_flag)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise_flag(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            with suppress(OSError):  # not through sys.stderr, which may be in the midst of a write
+                os.write(2, _SECOND_CTRL_C)
+
+
+NEVER = StopFlag()
+"""For work that no signal is to stop."""

@@ -1,0 +1,45 @@
+"""What a person reads when memory does not suffice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ptb_lm.config import Config
+from ptb_lm.errors import PtbLmError
+
+# How allocations fail that PyTorch reports as a RuntimeError: its own, and C++'s.
+_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+
+
+@contextmanager
+def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
+    """Turn an allocation that fails into one line with the sizes that memory grows with.
+
+    Nothing is tried again with another batch size, which would be another recipe.
+
+    Args:
+        config: of the network that is at work.
+        assurance: what the reader need not worry about.
+
+    Raises:
+        PtbLmError: in place of the error of the allocation.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        model, training = config.model, config.training
+        raise PtbLmError(
+            f"out of memory with T = {training.unrolled_steps} unrolled steps, "
+            f"B = {training.batch_size} streams, H = {model.hidden_size:,} hidden units in "
+            f"{model.layers} layers; lower training.unrolled_steps, training.batch_size or "
+            f"model.hidden_size in a new run, or free memory and repeat the command; {assurance}"
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sign in str(error) for sign in _SIGNS)
