@@ -9,6 +9,8 @@ import torch
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.corpus.ptb import is_installed
 
+pytest_plugins = ["promises"]
+
 # Models of a test are so small that a second thread only waits, and on a busy machine for long.
 torch.set_num_threads(1)
 
