@@ -1,5 +1,6 @@
 """The entry point: runs the command line and turns errors into one line and an exit code."""
 
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 it failed, 2 the call or its input is wrong."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # the same bytes in whatever locale
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     try:

@@ -7,21 +7,33 @@ No key has a default outside this file.
 
 import difflib
 import json
+import math
 import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from ptb_lm.errors import InputError
 
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Any constraint makes pydantic refuse the bytes of a file name that are not UTF-8 as well, which
 # config.toml could not hold.
 Name = Annotated[str, Field(min_length=1)]
+
+
+# RecursionError: of brackets nested a thousand deep; ValueError: of a number of 5,000 digits.
+NOT_TOML = (tomllib.TOMLDecodeError, RecursionError, ValueError)
 
 
 class Section(BaseModel):
@@ -53,11 +65,27 @@ class TrainingConfig(Section):
     epochs: PositiveInt
     learning_rate: PositiveFloat
     """The rate of the first ``constant_epochs`` epochs."""
-    constant_epochs: Annotated[int, Field(ge=0)]
+    constant_epochs: Annotated[int, Field(ge=0, lt=2**31)]
     decay: PositiveFloat
     """What the rate is divided by at each epoch after ``constant_epochs``."""
     clip_norm: PositiveFloat
     """The greatest global norm of the gradient of the objective."""
+
+    @field_validator("decay")
+    @classmethod
+    def _rates_stay_numbers(cls, decay: float, others: ValidationInfo) -> float:
+        """Refuse a schedule that leaves the range of floats in some epoch yet to come."""
+        keys = ("epochs", "learning_rate", "constant_epochs")
+        if any(key not in others.data for key in keys):
+            return decay  # one of them is refused itself
+        epochs, rate, constant_epochs = (others.data[key] for key in keys)
+        try:
+            last = rate * decay ** -max(0, epochs - constant_epochs)
+        except OverflowError:
+            last = math.inf
+        if not math.isfinite(last):
+            raise ValueError(f"one that leaves the rate of epoch {epochs:,} within floats")
+        return decay
 
 
 class RunOptions(Section):
@@ -174,9 +202,11 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
         source = path
     try:
         table = tomllib.loads(source.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{name_or_file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{name_or_file}: not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except NOT_TOML as error:
         raise InputError(f"{name_or_file}: not valid TOML: {error}") from None
     for section, values in table.items():
         if not isinstance(values, dict):
@@ -198,7 +228,7 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
         raise InputError(f"--set {assignment}: expected section.key=value")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except NOT_TOML:
         value = text.strip()  # a bare word, as in model.cell=lstm
     return (section, name), value
 
@@ -218,7 +248,7 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
     if first["type"] == "missing":
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    wanted = wanted.removeprefix("String should have ")
+    wanted = wanted.removeprefix("String should have ").removeprefix("Value error, ")
     return f"{origin}: {key}: expected {wanted}, got {first['input']!r}"
 
 

@@ -96,7 +96,7 @@ def test_a_preset_written_as_toml_resolves_to_itself(name: str, tmp_path: Path) 
 
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
-count = st.integers(1, 2**63 - 1)
+count = st.integers(1, 2**31 - 1)
 words = st.text(
     st.characters(exclude_categories=["Cs"]), min_size=1
 )  # no file holds a lone surrogate
@@ -118,7 +118,7 @@ words = st.text(
         epochs=count,
         learning_rate=positive,
         constant_epochs=st.integers(0, 10**6),
-        decay=positive,
+        decay=st.floats(min_value=1, allow_infinity=False, allow_nan=False),
         clip_norm=positive,
     ),
     run=st.builds(
@@ -140,6 +140,26 @@ def test_any_config_survives_its_file(
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(to_toml(config).encode())
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "epoch"),
+    [
+        (["training.decay=1e-300"], "13"),
+        (["training.decay=0.5", "training.epochs=2000"], "2,000"),
+        (["training.decay=0.5", "training.learning_rate=1e308"], "13"),
+    ],
+)
+def test_a_rate_that_grows_beyond_all_numbers_is_refused(changes: list[str], epoch: str) -> None:
+    with pytest.raises(InputError, match=f"training.decay: .* epoch {epoch} within floats"):
+        resolve("small", changes)
+
+
+def test_brackets_without_end_and_numbers_without_end_are_no_toml(tmp_path: Path) -> None:
+    for text in ("x = " + "[" * 5000, "x = " + "9" * 5000):
+        (tmp_path / "deep.toml").write_text(text)
+        with pytest.raises(InputError, match="deep.toml: not valid TOML"):
+            resolve(str(tmp_path / "deep.toml"))
 
 
 @pytest.mark.parametrize(

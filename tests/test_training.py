@@ -86,6 +86,10 @@ def test_the_learning_rate_of_each_preset_is_the_papers(
         assert learning_rate(training, epoch) == pytest.approx(rate, rel=1e-12)
 
 
+def test_a_rate_that_shrinks_below_all_numbers_is_zero() -> None:
+    assert learning_rate(resolve("small", ["training.epochs=100000"]).training, 100_000) == 0.0
+
+
 @pytest.mark.parametrize(("clip_norm", "factor"), [(6.5, 0.5), (13.0, 1.0), (20.0, 1.0)])
 def test_the_clip_is_one_global_norm_over_all_parameters(clip_norm: float, factor: float) -> None:
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))]

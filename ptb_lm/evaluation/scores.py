@@ -9,13 +9,16 @@ Shapes: N tokens of a text, N - 1 targets.
 
 import hashlib
 import json
+import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
@@ -23,6 +26,9 @@ from ptb_lm.model.perplexity import perplexity
 
 FORMAT = 1
 PROTOCOLS = ("stream", "columns")
+# Scores of ten million tokens, or a file of them that is packed no more than numbers can be.
+PLAUSIBLE_BYTES = 40_000_000
+PLAUSIBLE_RATIO = 20
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,13 @@ class ScoredText:
         vocabulary_size: V; perplexities over different vocabularies cannot be compared.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     split: str
     protocol: str
-    streams: int
+    streams: Annotated[int, Field(gt=0)]
     text_sha256: str
-    vocabulary_size: int
+    vocabulary_size: Annotated[int, Field(gt=0)]
 
     @property
     def layout(self) -> str:
@@ -138,7 +146,7 @@ def save_scores(scores: Scores, path: Path) -> None:
 
 
 def load_scores(path: Path) -> Scores:
-    """Read a score file; nothing in it is executed.
+    """Read a score file; nothing in it is executed, and no more is unpacked than scores can be.
 
     Raises:
         InputError: it is missing, damaged, not a score file, or of another format.
@@ -147,22 +155,35 @@ def load_scores(path: Path) -> Scores:
         raise InputError(f"{path}: no such score file")
     try:
         # Opened here: np.load leaves a file that it cannot read open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            description = json.loads(content["description"].tobytes())
-            log_probabilities = content["log_probabilities"]
+        with path.open("rb") as file:
+            _require_plausible_size(file)
+            with np.load(file, allow_pickle=False) as content:
+                description = json.loads(content["description"].tobytes())
+                log_probabilities = content["log_probabilities"]
         version = description.pop("format")
     except Exception:  # damage breaks zip, zlib, numpy or json, each in its own way
         raise _not_scores(path) from None
     if version != FORMAT:
         raise InputError(f"{path}: score format {version}, this version reads {FORMAT}")
     try:
-        text = ScoredText(**description)
-    except TypeError:
+        text = TypeAdapter(ScoredText).validate_python(description)
+    except ValidationError:
         raise _not_scores(path) from None
     fits = log_probabilities.dtype == np.float32 and log_probabilities.ndim == 1
     if not fits or not len(log_probabilities) or not (log_probabilities <= 0).all():
         raise _not_scores(path)
     return Scores(str(path), text, log_probabilities)
+
+
+def _require_plausible_size(file: IO[bytes]) -> None:
+    """Raise ValueError if an archive unpacks to what no scores do: a bomb."""
+    packed = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    file.seek(0)
+    if unpacked > max(PLAUSIBLE_BYTES, PLAUSIBLE_RATIO * packed):
+        raise ValueError(f"{unpacked:,} bytes")
 
 
 def _not_scores(path: Path) -> InputError:

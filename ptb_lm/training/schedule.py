@@ -8,4 +8,5 @@ def learning_rate(training: TrainingConfig, epoch: int) -> float:
 
     Constant for ``constant_epochs`` epochs, then divided by ``decay`` at each further one.
     """
-    return training.learning_rate / training.decay ** max(0, epoch - training.constant_epochs)
+    divisions = max(0, epoch - training.constant_epochs)
+    return training.learning_rate * training.decay**-divisions  # in the end 0, never an overflow
