@@ -1,12 +1,13 @@
 # make demo             the main job on the built-in language, no corpus needed
 # make test             the whole test suite
+# make torture          the tests of what docs/RELIABILITY.md promises, in full
 # make reproduce-small  the paper's small model on the Penn Treebank
 PYTHON ?= python3
 SEED ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check install reproduce-small table clean
+.PHONY: demo test torture check install reproduce-small table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -16,6 +17,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
+torture: $(INSTALLED)
+	$(BIN)/python -m pytest -m promise --full --tally results/reliability/torture.json
+	$(BIN)/python scripts/make_table.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

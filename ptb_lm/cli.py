@@ -122,7 +122,8 @@ def train(
             resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
         ) as run:
             if run.finished:
-                _say(f"{folder}: finished already; there is nothing to do.")
+                rest = "there is nothing to do" if run.folder.is_scored else "scoring it"
+                _say(f"{folder}: finished already; {rest}.")
             train_run(run, stop, max_steps)
             if run.finished:
                 _print(run_summary(run, score_finished_run(run, stop)))

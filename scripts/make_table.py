@@ -1,19 +1,76 @@
-"""Rewrite the README's table and example of results from the evidence under ``results/``."""
+"""Rewrite every table of the README and of docs/ from the evidence under ``results/``."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from ptb_lm.report.table import read_evidence, results_table, with_results
+from ptb_lm.report.table import read_evidence, results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Rewrite the README and print the table."""
-    readme = ROOT / "README.md"
+    """Rewrite the pages and print the table of results."""
     runs = read_evidence(ROOT / "results")
-    page = with_results(readme.read_text(encoding="utf-8"), runs)
-    readme.write_text(page, encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(with_results(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    page = ROOT / "docs" / "RELIABILITY.md"
+    if page.exists():
+        text = with_blocks(page.read_text(encoding="utf-8"), reliability_blocks(ROOT / "results"))
+        page.write_text(text, encoding="utf-8")
     print(results_table(runs))
+
+
+def reliability_blocks(results: Path) -> dict[str, str]:
+    """Return the tables of docs/RELIABILITY.md by name."""
+    folder = results / "reliability"
+    torture = json.loads((folder / "torture.json").read_text(encoding="utf-8"))
+    cost = json.loads((folder / "checkpoint_cost.json").read_text(encoding="utf-8"))
+    return {"promises": promises_table(torture), "checkpoint cost": cost_table(cost)}
+
+
+def promises_table(torture: dict[str, Any]) -> str:
+    """Return what is promised, how it is tested, and what the last full run counted."""
+    lines = [
+        "| promise | how it is tested | the last full run |",
+        "|---|---|---|",
+    ]
+    for name, promise in torture["promises"].items():
+        said = f"**{name.capitalize()}.** {promise}"
+        for test in torture["tests"]:
+            if test["promise"] == name:
+                counts = ", ".join(f"{number:,} {what}" for what, number in test["counts"].items())
+                path = test["test"].partition("::")[0]
+                how = f"{test['what'].rstrip('.')} ([{Path(path).stem}](../{path}))"
+                lines.append(f"| {said} | {how} | {counts} |")
+                said = ""
+    minutes = sum(test["seconds"] for test in torture["tests"]) / 60
+    return "\n".join([*lines, "", f"{minutes:.0f} minutes. {_where(torture)}"])
+
+
+def cost_table(cost: dict[str, Any]) -> str:
+    """Return what checkpoints cost of the training time."""
+    lines = [
+        "| model | last.pt, MB | writing it, s | share of the time, every "
+        f"{cost['checkpoint_minutes']:g} minutes | checks, share of a step |",
+        "|---|---|---|---|---|",
+    ]
+    for row in cost["presets"]:
+        low, high = row["save_seconds_range"]
+        lines.append(
+            f"| {row['preset']} | {row['megabytes']:.0f} "
+            f"| {row['save_seconds']:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {row['share_of_time']:.2%} | {row['checks_share_of_step']:.3%} |"
+        )
+    return "\n".join([*lines, "", _where(cost)])
+
+
+def _where(evidence: dict[str, Any]) -> str:
+    environment = evidence["environment"]
+    return (
+        f"Commit {environment['commit'][:12]}, {environment['system']}, "
+        f"{environment['processor']}, PyTorch {environment['torch']}."
+    )
 
 
 if __name__ == "__main__":

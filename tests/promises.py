@@ -115,7 +115,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if path is not None:
         results = {
             "environment": describe_environment(torch.device("cpu")),
-            "full": session.config.getoption("--full"),
+            "promises": PROMISES,
             "tests": session.config.stash[RESULTS],
         }
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -95,13 +95,24 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
             protocol=PAPER_PROTOCOL[split],
             batch_size=run.config.training.batch_size,
         )
-        kept = load_scores(path) if path.exists() else None
-        if kept is not None and kept.text == text:
-            scores[split] = kept
-            continue
-        scores[split] = score_text(run.network, tokens, text, str(run.folder.last), stop)
-        save_scores(scores[split], path)
+        kept = _kept_scores(path, text)
+        if kept is None:
+            kept = score_text(run.network, tokens, text, str(run.folder.last), stop)
+            save_scores(kept, path)
+        scores[split] = kept
     return scores
+
+
+def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
+    """Return the scores in a file, if there are any and they are whole and of this text."""
+    if not path.exists():
+        return None
+    try:
+        kept = load_scores(path)
+    except InputError as error:
+        logger.warning("%s; scoring anew", error)
+        return None
+    return kept if kept.text == text else None
 
 
 @dataclass(frozen=True)

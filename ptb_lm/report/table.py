@@ -1,6 +1,7 @@
 """The README's figures, recomputed from the evidence under ``results/`` alone."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +102,21 @@ def example_output(runs: list[Evidence]) -> str:
 
 
 def with_results(page: str, runs: list[Evidence]) -> str:
-    """Return a page with all that comes from evidence written anew between its marks.
+    """Return the README with all that comes from evidence written anew.
 
     Raises:
         InputError: the page lacks a mark.
     """
-    for name, text in (("example", example_output(runs)), ("results", results_table(runs))):
+    return with_blocks(page, {"example": example_output(runs), "results": results_table(runs)})
+
+
+def with_blocks(page: str, blocks: Mapping[str, str]) -> str:
+    """Return a page with blocks of text, by name, written anew between their marks.
+
+    Raises:
+        InputError: the page lacks a mark.
+    """
+    for name, text in blocks.items():
         begin, end = BEGIN.format(name=name), END.format(name=name)
         before, begins, rest = page.partition(begin)
         _, ends, after = rest.partition(end)

@@ -58,7 +58,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 objective = window_objective(logits, targets)
                 objective.backward()  # type: ignore[no-untyped-call]
                 gradient_norm = clip_gradients_(network.parameters(), training.clip_norm)
-                _require_finite(run, rate, objective, gradient_norm)
+                require_finite(run, rate, objective, gradient_norm)
                 sgd_step_(network.parameters(), rate)
                 state.window_is_done(objective, targets, detach(hidden), began)
                 progress.step_is_done()
@@ -80,7 +80,7 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
     return perplexity(nll_sum(scores), len(scores))
 
 
-def _require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tensor) -> None:
+def require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tensor) -> None:
     """Stop before an update that would put NaN or infinity into the weights.
 
     A NaN or an infinity in any gradient makes their global norm one.

@@ -55,6 +55,11 @@ class RunFolder:
         """Whether there is a checkpoint to go on from."""
         return self.last.exists() or self.previous.exists()
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the last weights' scores are all there."""
+        return all(self.scores(split).exists() for split in SCORED_SPLITS)
+
     def require_usable(self, *, resume: bool, overwrite: bool) -> None:
         """Raise InputError if there is something here that the call would put out of sight."""
         if not self.path.exists():
