@@ -12,6 +12,7 @@ from ptb_lm.errors import PtbLmError
 from ptb_lm.stop import Stopped
 
 SIGINT_EXIT_CODE = 130
+LONGEST_MESSAGE = 2000
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,11 +20,17 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # the same bytes in whatever locale
+        # The same bytes in whatever locale, those of a file's name too.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     try:
         sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
+    except MemoryError:
+        if debug:
+            raise
+        _complain("error: out of memory; free memory and repeat the command")
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
@@ -67,7 +74,10 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(message + "\n")
+    """Write one line, whatever a file that a message quotes from may hold."""
+    line = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
+    printable = (each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    sys.stderr.write("".join(printable) + "\n")
 
 
 if __name__ == "__main__":

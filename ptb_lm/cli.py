@@ -1,5 +1,6 @@
 """The command line: options in, one function of the package called, results out."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -200,7 +201,7 @@ def generate(
     loaded = load_checkpoint(checkpoint)
     network = loaded.network().to(choose_device(device or "auto"))
     generator = torch.Generator().manual_seed(seed)
-    start = prompt.split()
+    start = os.fsencode(prompt).decode("utf-8", "surrogateescape").split()  # in whatever locale
     sys.stdout.write(" ".join(start))
     space = " " if start else ""
     for word in sample(network, loaded.vocabulary, start, words, temperature, generator):

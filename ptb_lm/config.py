@@ -8,6 +8,7 @@ No key has a default outside this file.
 import difflib
 import json
 import math
+import os
 import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -25,8 +26,10 @@ from pydantic import (
 
 from ptb_lm.errors import InputError
 
+FLOAT32_MAX = 3.4e38
+
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, le=FLOAT32_MAX, allow_inf_nan=False)]
 # Any constraint makes pydantic refuse the bytes of a file name that are not UTF-8 as well, which
 # config.toml could not hold.
 Name = Annotated[str, Field(min_length=1)]
@@ -46,7 +49,7 @@ class ModelConfig(Section):
     """The network (paper, section 3 and 4.1)."""
 
     cell: Literal["lstm"]
-    layers: PositiveInt
+    layers: Annotated[int, Field(gt=0, le=100)]
     hidden_size: PositiveInt
     """H: units of each layer and width of the embedding."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -83,8 +86,8 @@ class TrainingConfig(Section):
             last = rate * decay ** -max(0, epochs - constant_epochs)
         except OverflowError:
             last = math.inf
-        if not math.isfinite(last):
-            raise ValueError(f"one that leaves the rate of epoch {epochs:,} within floats")
+        if last > FLOAT32_MAX:
+            raise ValueError(f"one that leaves the rate of epoch {epochs:,} within float32")
         return decay
 
 
@@ -196,10 +199,9 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
     if name_or_file in preset_names():
         source: Traversable = presets_folder() / f"{name_or_file}.toml"
     else:
-        path = Path(name_or_file)
-        if not path.is_file():
+        if not os.path.isfile(name_or_file):  # noqa: PTH113 - Path's raises of too long a name
             raise InputError(_no_such_config(name_or_file))
-        source = path
+        source = Path(name_or_file)
     try:
         table = tomllib.loads(source.read_bytes().decode("utf-8"))
     except OSError as error:

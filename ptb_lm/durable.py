@@ -35,8 +35,7 @@ def durable_file(
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            _flush(file)
         if prove is not None:
             _prove(prove, temporary, path)
         if previous is not None and path.exists():
@@ -50,6 +49,12 @@ def durable_file(
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
+
+
+def _flush(file: IO[bytes]) -> None:
+    """Bring what was written to disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _prove(prove: Callable[[Path], object], temporary: Path, path: Path) -> None:
@@ -76,7 +81,9 @@ def _keep(path: Path, previous: Path) -> None:
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without hard links
-            shutil.copyfile(path, temporary)
+            with path.open("rb") as source, temporary.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+                _flush(copy)
         temporary.replace(previous)
     finally:
         with suppress(OSError):

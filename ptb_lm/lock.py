@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptb_lm.errors import InputError, PtbLmError
@@ -25,25 +25,30 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         InputError: another process holds it.
         PtbLmError: the file cannot be made.
     """
-    is_folder = path.is_dir()
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         raise PtbLmError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
+            # The number is a courtesy: of a holder that has only just come, it is not there yet.
             holder = os.read(descriptor, 20).decode(errors="replace").strip()
+            named = f"process {holder}" if holder else "another process"
             raise InputError(
-                f"{path.parent}: in use by another process ({holder}); wait for its end, or name "
-                "another folder"
+                f"{path.parent}: in use by {named}; wait for its end, or name another folder"
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: no lock (%s); nothing else may write here", path, error.strerror)
-        if not is_folder:
+        with suppress(OSError):  # a folder, or a full disk
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)

@@ -339,7 +339,7 @@ MISTAKES = {
     ),
     "a checkpoint of no format": Mistake(
         ["eval", "bad.pt"],
-        ["bad.pt: checkpoint format None, this version reads 2"],
+        NO_CHECKPOINT,
         lambda: checkpoint(format=None),
     ),
     "a checkpoint without a part": Mistake(

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.model.cells import CellWeights, lstm_cell, rnn_cell
-from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward
+from ptb_lm.model.network import (
+    LanguageModel,
+    parameter_count,
+    reference_forward,
+    weight_shapes,
+)
 from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import HiddenState, first_streams
@@ -304,3 +309,11 @@ def test_the_first_streams_of_a_state_are_views_of_it() -> None:
     ((h, c),) = first_streams(state, 3)
     assert torch.equal(h, state[0][0][:3])
     assert torch.equal(c, state[0][1][:3])
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 3), (3, 4)])
+def test_the_shapes_of_a_checkpoint_are_those_of_the_network(layers: int, width: int) -> None:
+    changes = [f"model.layers={layers}", f"model.hidden_size={width}"]
+    config = resolve("small", changes).model
+    real = {name: tuple(w.shape) for name, w in LanguageModel(config, 7).state_dict().items()}
+    assert weight_shapes(config, 7) == real

@@ -5,6 +5,7 @@ memory (6 MB), each checked against its published size and sha256, and only then
 """
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE, archive_members
 from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
-from ptb_lm.durable import durable_file
+from ptb_lm.durable import durable_file, remove_partial_files
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.lock import locked
 from ptb_lm.stop import NEVER, StopFlag
@@ -42,6 +43,8 @@ CHUNK_BYTES = 1 << 16
 STAGING = ".ptb-"
 """How the name of a folder begins that is not yet in its place."""
 
+tqdm.monitor_interval = 0  # no thread beside ours
+
 Contents = dict[str, bytes]  # file name -> checked bytes
 
 
@@ -63,9 +66,9 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         contents = _from_mirrors(MIRRORS, data_dir, stop)
     elif source.startswith(("http://", "https://")):
         contents = _from_mirrors((source,), data_dir, stop)
-    elif Path(source).is_dir():
+    elif os.path.isdir(source):  # noqa: PTH112 - Path's raises of a name that is too long
         contents = _from_folder(Path(source))
-    elif Path(source).is_file():
+    elif os.path.isfile(source):  # noqa: PTH113
         contents = _from_archive(Path(source), source)
     else:
         raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
@@ -244,6 +247,7 @@ def _install(contents: Contents, folder: Path) -> None:
         for leftover in data_dir.glob(f"{STAGING}*"):  # of a fetch that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         if folder.exists():
+            remove_partial_files(folder)
             _write_files(contents, folder)
             return
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=STAGING) as staging:

@@ -151,7 +151,7 @@ def load_scores(path: Path) -> Scores:
     Raises:
         InputError: it is missing, damaged, not a score file, or of another format.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
         raise InputError(f"{path}: no such score file")
     try:
         # Opened here: np.load leaves a file that it cannot read open.
@@ -161,8 +161,12 @@ def load_scores(path: Path) -> Scores:
                 description = json.loads(content["description"].tobytes())
                 log_probabilities = content["log_probabilities"]
         version = description.pop("format")
+    except MemoryError:
+        raise
     except Exception:  # damage breaks zip, zlib, numpy or json, each in its own way
         raise _not_scores(path) from None
+    if not isinstance(version, int):
+        raise _not_scores(path)
     if version != FORMAT:
         raise InputError(f"{path}: score format {version}, this version reads {FORMAT}")
     try:

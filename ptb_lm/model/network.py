@@ -91,3 +91,18 @@ def reference_forward(
 def parameter_count(network: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def weight_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter by its name in a checkpoint, without making any."""
+    width = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.weight": (vocabulary_size, width),
+        "softmax.weight": (vocabulary_size, width),
+        "softmax.bias": (vocabulary_size,),
+    }
+    for layer in range(config.layers):
+        for source in ("ih", "hh"):
+            shapes[f"layers.{layer}.weight_{source}_l0"] = (4 * width, width)
+            shapes[f"layers.{layer}.bias_{source}_l0"] = (4 * width,)
+    return shapes

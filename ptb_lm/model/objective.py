@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ptb_lm.corpus.batching import evaluation_windows
+from ptb_lm.corpus.batching import evaluation_windows, require_columns
 from ptb_lm.corpus.vocabulary import TokenIds
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import first_streams
@@ -55,6 +55,7 @@ def target_log_probabilities(
         InputError: the text has fewer targets than streams.
         Stopped: a signal came; the network is as it was.
     """
+    require_columns(len(tokens), streams)
     device = network.softmax.weight.device
     text = torch.from_numpy(tokens.astype("int64")).to(device)
     scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)

@@ -4,19 +4,21 @@
 ``last.pt`` holds the :class:`TrainingState` and the random states as well.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from ptb_lm.config import Config, ModelConfig
+from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
-from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.network import LanguageModel, weight_shapes
+from ptb_lm.training.memory import is_out_of_memory
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
@@ -63,7 +65,7 @@ class _Content(BaseModel):
     mark: Literal["ptb-lm checkpoint"]
     format: int
     config: Config
-    vocabulary: list[str]
+    vocabulary: Annotated[list[str], Field(fail_fast=True)]
     vocabulary_sha256: str
     corpus_sha256: str
     weights: dict[str, Tensor]
@@ -110,26 +112,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         DamagedFileError: the file is damaged, or is no checkpoint of ours.
         InputError: it is missing, or of a format that this version does not know.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - which raises of a name that is too long
         raise InputError(f"{path}: no such checkpoint")
     values = load_tensors(path)
     if values.get("mark") != MARK:
         raise DamagedFileError(path)
-    if values.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: checkpoint format {values.get('format')}, this version reads {FORMAT}"
-        )
+    version = values.get("format")
+    if not isinstance(version, int):
+        raise DamagedFileError(path)
+    if version != FORMAT:
+        raise InputError(f"{path}: checkpoint format {version}, this version reads {FORMAT}")
     try:
         content = _Content.model_validate(values)
         vocabulary = Vocabulary(content.vocabulary)
         if vocabulary.sha256 != content.vocabulary_sha256:
             raise ValueError("vocabulary")
-        _check_weights(content, len(vocabulary), path.stat().st_size)
+        _check_weights(content, len(vocabulary))
         if content.state is not None:
             _check_hidden(content.state, content.config)
             torch.Generator().set_state(content.random_states["cpu"])
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
-        # RuntimeError is how PyTorch refuses a random state, or sizes beyond all bounds.
+        # RuntimeError is how PyTorch refuses a random state.
+        if is_out_of_memory(error):
+            raise
         raise DamagedFileError(path, "damaged: its parts do not fit together") from error
     return Checkpoint(
         config=content.config,
@@ -143,28 +148,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _check_weights(content: _Content, vocabulary_size: int, file_bytes: int) -> None:
-    """Raise ValueError if the weights are not the config's network's, each with bytes of its own.
-
-    Without the last, a small file could declare weights of any size that share a few numbers.
-    """
-    weights = content.weights
-    if content.config.model.layers > len(weights):  # before as many layers are built
-        raise ValueError("layers")
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
+def _check_weights(content: _Content, vocabulary_size: int) -> None:
+    """Raise ValueError if the weights are not those of the config's network."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in content.weights.items()}
     if shapes != weight_shapes(content.config.model, vocabulary_size):
         raise ValueError("shapes")
-    if not all(tensor.is_floating_point() for tensor in weights.values()):
+    if not all(tensor.is_floating_point() for tensor in content.weights.values()):
         raise ValueError("types")
-    if sum(tensor.nbytes for tensor in weights.values()) > file_bytes:
-        raise ValueError("bytes")
-
-
-def weight_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, torch.Size]:
-    """Return the shape of each parameter of a network by its name, without making one."""
-    with torch.device("meta"):  # shapes without memory
-        network = LanguageModel(config, vocabulary_size)
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _check_hidden(state: TrainingState, config: Config) -> None:

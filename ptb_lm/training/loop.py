@@ -4,6 +4,7 @@ Shapes: T unrolled steps, B streams, V words.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ptb_lm.corpus.batching import training_window
-from ptb_lm.errors import PtbLmError
 from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import detach
@@ -74,10 +74,18 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
 
 
 def validation_perplexity(run: Run, stop: StopFlag) -> float:
-    """Return the perplexity of the validation text in B columns, every target counted."""
+    """Return the perplexity of the validation text in B columns, every target counted.
+
+    Raises:
+        PtbLmError: it is not a number.
+        Stopped: a signal came.
+    """
     tokens = run.corpus.splits["valid"]
     scores = target_log_probabilities(run.network, tokens, run.config.training.batch_size, stop)
-    return perplexity(nll_sum(scores), len(scores))
+    nll = nll_sum(scores)
+    if not math.isfinite(nll):
+        raise run.diverged(f"after step {run.step:,} the NLL of the validation text is {nll}")
+    return perplexity(nll, len(scores))
 
 
 def require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tensor) -> None:
@@ -90,13 +98,9 @@ def require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tens
     """
     if torch.isfinite(objective + gradient_norm):  # one read-back from the device
         return
-    good = "there is no checkpoint yet"
-    if run.saved_step is not None:
-        good = f"the last good checkpoint is {run.folder.last}, of step {run.saved_step:,}"
-    raise PtbLmError(
-        f"step {run.step + 1:,}: the training diverged: objective {objective.item():.6g}, gradient "
-        f"norm {gradient_norm.item():.6g}, learning rate {rate:.6g}; the weights were not updated; "
-        f"{good}; begin a new run with a lower training.learning_rate or training.clip_norm"
+    raise run.diverged(
+        f"in step {run.step + 1:,} the objective is {objective.item():.6g}, the gradient norm "
+        f"{gradient_norm.item():.6g}, the learning rate {rate:.6g}; the weights were not updated"
     )
 
 
@@ -121,6 +125,8 @@ def _left_resumable(run: Run) -> Iterator[None]:
 def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> None:
     """Validate, record and save at the end of an epoch."""
     state = run.state
+    if run.saved_step is None:
+        run.save()  # so that there is never a best.pt without a last.pt to resume from
     began = time.perf_counter()
     valid_perplexity = validation_perplexity(run, stop)
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}

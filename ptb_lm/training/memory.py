@@ -8,8 +8,18 @@ import torch
 from ptb_lm.config import Config
 from ptb_lm.errors import PtbLmError
 
-# How allocations fail that PyTorch reports as a RuntimeError: its own, and C++'s.
-_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+# How allocations fail that PyTorch reports as a RuntimeError: its own, C++'s, the system's, and
+# oneDNN's, which says of a product that does not find room that it could not be created.
+_SIGNS = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory",
+)
 
 
 @contextmanager
@@ -28,7 +38,7 @@ def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         model, training = config.model, config.training
         raise PtbLmError(
@@ -39,7 +49,8 @@ def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
         ) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is of an allocation that failed."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(sign in str(error) for sign in _SIGNS)

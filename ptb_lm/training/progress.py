@@ -10,6 +10,8 @@ from ptb_lm.training.run_folder import Record
 
 logger = logging.getLogger(__name__)
 
+tqdm.monitor_interval = 0  # no thread beside ours
+
 
 class Progress:
     """A bar over the steps of the epoch under way (on a terminal only), and lines above it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ptb_lm.config import Config
 from ptb_lm.corpus.batching import require_columns, training_columns, windows_per_epoch
 from ptb_lm.corpus.load import Corpus, load_corpus
-from ptb_lm.errors import InputError
+from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import (
@@ -69,8 +69,27 @@ class Run:
         """Whether the last one is older than the config has it."""
         return time.monotonic() - self.saved_at >= 60 * self.config.run.checkpoint_minutes
 
+    def diverged(self, what: str) -> PtbLmError:
+        """Return the error of a training whose figures are no longer numbers.
+
+        Args:
+            what: which of them, when, and what has been done.
+        """
+        good = "there is no checkpoint yet"
+        if self.saved_step is not None:
+            good = f"the last good checkpoint is {self.folder.last}, of step {self.saved_step:,}"
+        return PtbLmError(
+            f"the training diverged: {what}; {good}; begin a new run with a lower "
+            "training.learning_rate or training.clip_norm"
+        )
+
     def save(self) -> None:
-        """Write ``last.pt``: this moment, complete. What stood there becomes ``previous.pt``."""
+        """Write ``last.pt``: this moment, complete. What stood there becomes ``previous.pt``.
+
+        Raises:
+            PtbLmError: it could not be written, or the weights are not numbers: a checkpoint
+                that is no good never replaces one that is.
+        """
         self.folder.flush_metrics()
         checkpoint = self._checkpoint()
         checkpoint.state = self.state
@@ -83,6 +102,8 @@ class Run:
         save_checkpoint(self._checkpoint(), self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:
+        if not all(weight.isfinite().all() for weight in self.network.parameters()):
+            raise self.diverged(f"after step {self.step:,} the weights are not finite")
         return Checkpoint(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
@@ -119,21 +140,24 @@ def open_run(
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device = choose_device(config.run.device)
     set_precision(config.run.precision)
-    corpus = load_corpus(config.run.data, data_dir, stop)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
+        corpus = load_corpus(config.run.data, data_dir, stop)
         run = _new_run(config, corpus, folder, device)
         folder.require_space(_checkpoint_bytes(run))
         with folder.claimed():
             # Again, as another training may have been quicker.
             folder.require_usable(resume=resume, overwrite=overwrite)
             if resume and folder.resumable:
+                environments = folder.read_environments()
                 _take_up(run)
             else:
+                environments = []
                 folder.clear()
+            folder.write_config(config)
             if not run.finished:
                 folder.forget_scores()
-                folder.write_config(config)
-                folder.write_environment(describe_environment(device), run.step)
+                here = {"from_step": run.step, **describe_environment(device)}
+                folder.write_environments([*environments, here])
                 logger.info("%s", _headline(run, device))
             yield run
 
@@ -165,14 +189,15 @@ def _checkpoint_bytes(run: Run) -> int:
 def _take_up(run: Run) -> None:
     """Put a run where its last checkpoint stood, or the one before it where that is damaged."""
     folder = run.folder
-    checkpoint, where = _load_good_checkpoint(folder)
+    checkpoint, where, damage = _load_good_checkpoint(folder)
     _require_same_run(run, checkpoint, where)
     state = checkpoint.state
     if state is None:
         raise InputError(f"{where}: holds weights only, nothing to resume from")
     if state.windows_done > run.windows:
         raise DamagedFileError(where, "damaged: it stands beyond the end of an epoch")
-    if where != folder.last:
+    if damage is not None:
+        logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
     run.network.load_state_dict(checkpoint.weights)
     device = run.columns.device
@@ -181,16 +206,19 @@ def _take_up(run: Run) -> None:
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
-    if run.finished:
-        return
     folder.forget_metrics_after(run.step, state.epochs_done)
-    logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
+    if not run.finished:
+        logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
 
 
-def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
-    """Load the last checkpoint, or the one before it where that is damaged or gone, and say so."""
+def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path, InputError | None]:
+    """Load the last checkpoint, or the one before it where that is damaged or gone.
+
+    Returns:
+        it, its file, and what is wrong with the last where this is the one before.
+    """
     try:
-        return load_checkpoint(folder.last), folder.last
+        return load_checkpoint(folder.last), folder.last, None
     except InputError as error:
         damaged = isinstance(error, DamagedFileError) or not folder.last.exists()
         if not (damaged and folder.previous.exists()):
@@ -202,8 +230,7 @@ def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
                 f"{error}; {folder.previous.name} beside it is damaged too; bring back a copy of "
                 "either, or begin anew with --overwrite"
             ) from None
-        logger.warning("%s; going on from %s, the one before it", error, folder.previous)
-        return checkpoint, folder.previous
+        return checkpoint, folder.previous, error
 
 
 def _require_same_run(run: Run, checkpoint: Checkpoint, where: Path) -> None:

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
+KEYS = ("step", "epoch")
+"""What each line of the metrics has."""
+
 SCORED_SPLITS = ("valid", "test")
 """The splits that a finished run leaves scores of."""
 
@@ -62,8 +65,11 @@ class RunFolder:
 
     def require_usable(self, *, resume: bool, overwrite: bool) -> None:
         """Raise InputError if there is something here that the call would put out of sight."""
-        if not self.path.exists():
-            return
+        try:
+            if not self.path.exists():
+                return
+        except OSError as error:
+            raise InputError(f"--run-dir {self.path}: {error.strerror}") from None
         if not self.path.is_dir():
             raise InputError(f"{self.path}: not a folder")
         if not any(self._is_content(entry) for entry in self.path.iterdir()):
@@ -150,26 +156,34 @@ class RunFolder:
             raise PtbLmError(f"{file}: cannot be removed: {error.strerror}") from None
 
     def write_config(self, config: Config) -> None:
-        """Record the resolved config."""
-        with durable_file(self.config) as file:
-            file.write(to_toml(config).encode())
+        """Record the resolved config, unless it stands there already."""
+        text = to_toml(config).encode()
+        if not self.config.exists() or self.config.read_bytes() != text:
+            with durable_file(self.config) as file:
+                file.write(text)
 
-    def write_environment(self, environment: Record, step: int) -> None:
+    def write_environments(self, environments: list[Record]) -> None:
         """Record where the run is made; the start first, then each resumption."""
-        parts = self._environments() if step else []
-        parts.append({"from_step": step, **environment})
         with durable_file(self.environment) as file:
-            file.write((to_json(parts, indent=2) + "\n").encode())
+            file.write((to_json(environments, indent=2) + "\n").encode())
 
-    def _environments(self) -> list[Record]:
+    def read_environments(self) -> list[Record]:
+        """Read what :meth:`write_environments` wrote; nothing, if the file is not there.
+
+        Raises:
+            InputError: it is something else.
+        """
         if not self.environment.exists():
             return []
         try:
-            parts: list[Record] = json.loads(self.environment.read_text(encoding="utf-8"))
-        except ValueError:
+            parts = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            parts = None
+        if not isinstance(parts, list):
             raise InputError(
-                f"{self.environment}: not JSON any more; remove it to go on without it"
-            ) from None
+                f"{self.environment}: not a list of environments any more; remove it to go on "
+                "without it"
+            )
         return parts
 
     def append_metrics(self, record: Record) -> None:
@@ -199,14 +213,16 @@ class RunFolder:
         The line of an epoch's end has the step of the epoch's last window, after which a run may
         have been stopped with its validation still to come.
         """
-        records = [
+        kept = [
             record
             for record in read_metrics(self.metrics)
             if record["step"] <= step
             and not ("valid/perplexity" in record and record["epoch"] > epochs_done)
         ]
-        with durable_file(self.metrics) as file:
-            file.write("".join(to_json(record) + "\n" for record in records).encode())
+        text = "".join(to_json(record) + "\n" for record in kept).encode()
+        if text != (self.metrics.read_bytes() if self.metrics.exists() else b""):
+            with durable_file(self.metrics) as file:
+                file.write(text)
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -217,9 +233,9 @@ def read_metrics(path: Path) -> list[Record]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if isinstance(record, dict) and all(isinstance(record.get(key), int) for key in KEYS):
             records.append(record)
         else:
             logger.warning("%s: a line that is not whole is left out", path)

@@ -9,29 +9,23 @@ memory, so that whoever asked for them can look at their shapes before making ro
 """
 
 import hashlib
-import pickletools
+import os
 import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
+from torch import Tensor
 
 from ptb_lm.durable import durable_file
-from ptb_lm.errors import InputError
+from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.training.layout import require_our_layout
+from ptb_lm.training.memory import is_out_of_memory
 
 _SEAL = b"ptb-lm sha256 "
 _SEAL_BYTES = len(_SEAL) + 2 * hashlib.sha256().digest_size
 _CHUNK_BYTES = 1 << 20
-
-# All that our files name of what can be called. PyTorch's own list is longer; some of it takes
-# memory as the file pleases.
-_CALLABLES = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    *(f"torch {kind}Storage" for kind in ("Float", "Double", "Byte")),
-}
 
 
 class DamagedFileError(InputError):
@@ -56,7 +50,7 @@ def save_tensors(
     with durable_file(path, prove=prove, previous=previous) as file:
         sealing = _SealingFile(file)
         try:
-            torch.save(content, sealing)  # type: ignore[arg-type]  # all it calls is write
+            torch.save(content, cast(IO[bytes], sealing), pickle_protocol=2)
         except RuntimeError as error:  # how PyTorch's zip writer reports a failed write
             raise sealing.failure or OSError(0, str(error).splitlines()[0]) from None
         sealing.seal()
@@ -67,22 +61,50 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedFileError: it is not, to the bit, a file that was written so.
+        PtbLmError: it may not be read.
     """
     try:
-        _require_seal(path)
-        _require_known_callables(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle that is none of ours: it is refused
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except DamagedFileError:
-        raise
-    except (
-        Exception
-    ) as error:  # other bytes than ours break each of the readers in any way whatever
+        with path.open("rb") as file:
+            _require_seal(file)
+            require_our_layout(file, _SEAL_BYTES)
+            content = _map(file, path)
+            tensors = list(_tensors(content))
+            if sum(tensor.nbytes for tensor in tensors) > os.fstat(file.fileno()).st_size:
+                raise ValueError("tensors share their bytes")
+    except PermissionError as error:  # no damage, for which a caller may look elsewhere
+        raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # other bytes than ours break the readers in any way whatever
+        if is_out_of_memory(error):
+            raise
         raise DamagedFileError(path) from error
-    if not isinstance(content, dict):
-        raise DamagedFileError(path)
     return content
+
+
+def _map(file: IO[bytes], path: Path) -> dict[str, Any]:
+    """Open an archive with PyTorch, its tensors mapped."""
+    # By its descriptor where the system has that, so that it is the file that was looked at, and
+    # of any name; PyTorch maps no open file.
+    descriptor = Path(f"/proc/self/fd/{file.fileno()}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a pickle that is none of ours: it is refused
+        content = torch.load(
+            descriptor if descriptor.exists() else path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=True,
+        )
+    if not isinstance(content, dict):
+        raise ValueError("content")
+    return content
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in plain values."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
 
 
 class _SealingFile:
@@ -130,24 +152,12 @@ class _SealingFile:
             raise
 
 
-def _require_seal(path: Path) -> None:
-    """Raise DamagedFileError if the bytes of a file are not those it was sealed with."""
-    unread = path.stat().st_size - _SEAL_BYTES
+def _require_seal(file: IO[bytes]) -> None:
+    """Raise ValueError if the bytes of a file are not those it was sealed with."""
+    unread = os.fstat(file.fileno()).st_size - _SEAL_BYTES
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while unread > 0 and (chunk := file.read(min(unread, _CHUNK_BYTES))):
-            digest.update(chunk)
-            unread -= len(chunk)
-        if file.read() != _SEAL + digest.hexdigest().encode():
-            raise DamagedFileError(path)
-
-
-def _require_known_callables(path: Path) -> None:
-    """Raise DamagedFileError if a file names anything to call that our files do not."""
-    with zipfile.ZipFile(path) as archive:
-        (values,) = (info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
-        if values.compress_type != zipfile.ZIP_STORED:  # it might unpack to any size
-            raise DamagedFileError(path)
-        for opcode, name, _ in pickletools.genops(archive.read(values)):
-            if opcode.name == "GLOBAL" and name not in _CALLABLES:
-                raise DamagedFileError(path)
+    while unread > 0 and (chunk := file.read(min(unread, _CHUNK_BYTES))):
+        digest.update(chunk)
+        unread -= len(chunk)
+    if file.read() != _SEAL + digest.hexdigest().encode():
+        raise ValueError("seal")
