@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -60,8 +61,14 @@ def _run(arguments: list[str], debug: bool) -> int:
         # The reader of our output has gone, as in `… | head`: typer makes an exit of that.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 0
+    except OSError as error:
+        if debug or error.filename is not None:
+            raise
+        _write_no_more()
+        _complain(f"error: the output cannot be written: {error.strerror}")
+        return 1
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
@@ -73,11 +80,18 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(getattr(error, "exit_code", 2))
 
 
+def _write_no_more() -> None:
+    """Let what is still to be written to standard output go nowhere, without another error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(message: str) -> None:
     """Write one line, whatever a file that a message quotes from may hold."""
     line = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     printable = (each if each.isprintable() else ascii(each)[1:-1] for each in line)
-    sys.stderr.write("".join(printable) + "\n")
+    with suppress(OSError):  # the reader may have gone, with the signal that stopped us
+        sys.stderr.write("".join(printable) + "\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,18 +24,20 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 
 class StopFlag:
-    """While entered, the first signal only raises the flag; a second one ends the process at once.
+    """While entered, a signal only raises the flag; a second Ctrl-C ends the process at once.
 
-    The second is left to the system, so that it ends long calls outside Python too. No file
-    suffers, as each is written aside and put in place whole. A signal that was ignored when the
-    program began (``nohup``, a script's background job) stays ignored.
+    That one is left to the system, so that it ends long calls outside Python too. No file suffers,
+    as each is written aside and put in place whole. Of the other signals a second says no more
+    than the first: ``timeout``, a terminal that closes and systemd send two of their own accord. A
+    signal that was ignored when the program began (``nohup``) stays ignored.
 
     Attributes:
-        signal_number: the signal that came, or None.
+        signal_number: the first signal that came, or None.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._is_waiting = False
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
@@ -43,6 +46,19 @@ class StopFlag:
         """Raise Stopped if a signal has come."""
         if self.signal_number is not None:
             raise Stopped(self.signal_number)
+
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """Within, a signal raises Stopped where it comes: in the midst of waiting for a server.
+
+        For work that leaves nothing behind wherever it is broken off.
+        """
+        self._is_waiting = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._is_waiting = False
 
     def __enter__(self) -> "StopFlag":
         self._before = {
@@ -62,9 +78,12 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _raise_flag(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
+        if self.signal_number is None:
+            self.signal_number = number
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._is_waiting:
+            raise Stopped(self.signal_number)
         if number == signal.SIGINT:
             with suppress(OSError):  # not through sys.stderr, which may be in the midst of a write
                 os.write(2, _SECOND_CTRL_C)

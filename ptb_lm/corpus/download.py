@@ -55,7 +55,7 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         data_dir: the three files go to ``data_dir/ptb/``.
         source: a folder, an archive (.tgz, .tar.gz, .zip), a base URL that has the three files, or
             the URL of an archive; by default the public mirrors in turn.
-        stop: looked at with each piece of a download.
+        stop: ends a download wherever it is.
 
     Raises:
         InputError: the given folder or archive does not hold the corpus.
@@ -94,6 +94,10 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Cont
         except (requests.RequestException, ValueError, InputError) as error:
             failures.append(f"{url}: {_reason(error)}")
             logger.info("%s", failures[-1])
+        except OSError as error:
+            raise PtbLmError(
+                f"the folder for temporary files: {error.strerror}; make room there, or set TMPDIR"
+            ) from None
     files = ", ".join(file.name for file in PTB_FILES)
     raise PtbLmError(
         f"the Penn Treebank could not be fetched ({'; '.join(failures)}); put {files} into "
@@ -141,23 +145,17 @@ def _download(base: str, wanted: _Wanted, folder: Path, stop: StopFlag) -> Path:
     pooch.get_logger().setLevel("ERROR")
 
     def download(url: str, path: str, mirror: Any) -> None:
-        stop.check()
         # The bar (on a terminal only) is not given to pooch, which counts chunks, not bytes, and
         # counts nothing where the server does not say how much there is.
         total = None if wanted.sha256 is None else wanted.limit  # of a file known by its hash
         bar = tqdm(
             desc=wanted.name, total=total, unit="B", unit_scale=True, leave=False, disable=None
         )
-
-        def piece_arrived(size: int) -> None:
-            stop.check()
-            bar.update(size)
-
-        with Path(path).open("wb") as file, bar:
+        with Path(path).open("wb") as file, bar, stop.while_waiting():
             pooch.HTTPDownloader(
                 chunk_size=CHUNK_BYTES,
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            )(url, _BoundedFile(file, wanted.limit, piece_arrived), mirror)
+            )(url, _BoundedFile(file, wanted.limit, bar.update), mirror)
 
     return Path(mirror.fetch(wanted.name, downloader=download))
 

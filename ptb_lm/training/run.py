@@ -102,7 +102,10 @@ class Run:
         save_checkpoint(self._checkpoint(), self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:
-        if not all(weight.isfinite().all() for weight in self.network.parameters()):
+        extremes = [
+            each for weight in self.network.parameters() for each in weight.detach().aminmax()
+        ]
+        if not torch.stack(extremes).isfinite().all():
             raise self.diverged(f"after step {self.step:,} the weights are not finite")
         return Checkpoint(
             config=self.config,
@@ -143,7 +146,9 @@ def open_run(
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
         corpus = load_corpus(config.run.data, data_dir, stop)
         run = _new_run(config, corpus, folder, device)
-        folder.require_space(_checkpoint_bytes(run))
+        begins_anew = not (resume and folder.resumable)
+        if begins_anew:
+            folder.require_space(_checkpoint_bytes(run))
         with folder.claimed():
             # Again, as another training may have been quicker.
             folder.require_usable(resume=resume, overwrite=overwrite)
@@ -182,8 +187,10 @@ def _new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.de
 
 def _checkpoint_bytes(run: Run) -> int:
     """Return about how large ``last.pt`` will be: mostly weights."""
-    words = sum(len(word) + 20 for word in run.corpus.vocabulary.words)
-    return 4 * parameter_count(run.network) + words + 100_000
+    model, training = run.config.model, run.config.training
+    hidden = 2 * model.layers * training.batch_size * model.hidden_size
+    words = sum(len(word.encode()) + 20 for word in run.corpus.vocabulary.words)
+    return 4 * (parameter_count(run.network) + hidden) + words + 100_000
 
 
 def _take_up(run: Run) -> None:
@@ -196,6 +203,8 @@ def _take_up(run: Run) -> None:
         raise InputError(f"{where}: holds weights only, nothing to resume from")
     if state.windows_done > run.windows:
         raise DamagedFileError(where, "damaged: it stands beyond the end of an epoch")
+    if state.epochs_done < run.config.training.epochs:
+        folder.require_space(_checkpoint_bytes(run))
     if damage is not None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -107,8 +108,9 @@ class RunFolder:
         free = shutil.disk_usage(place).free
         if free < needed:
             raise PtbLmError(
-                f"{self.path}: {free / 1e6:,.0f} MB are free on its disk, the checkpoints of this "
-                f"run need {needed / 1e6:,.0f} MB; make room, or name another --run-dir"
+                f"{self.path}: {math.floor(free / 1e6):,} MB are free on its disk, the checkpoints "
+                f"of this run need {math.ceil(needed / 1e6):,} MB; make room, or name another "
+                "--run-dir"
             )
 
     @contextmanager
