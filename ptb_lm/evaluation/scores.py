@@ -8,13 +8,14 @@ Shapes: N tokens of a text, N - 1 targets.
 """
 
 import hashlib
+import io
 import json
 import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ PROTOCOLS = ("stream", "columns")
 # Scores of ten million tokens, or a file of them that is packed no more than numbers can be.
 PLAUSIBLE_BYTES = 40_000_000
 PLAUSIBLE_RATIO = 20
+LONGEST_HEADER = 256
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class ScoredText:
 
     split: str
     protocol: str
-    streams: Annotated[int, Field(gt=0)]
+    streams: Annotated[int, Field(gt=0, strict=True)]
     text_sha256: str
-    vocabulary_size: Annotated[int, Field(gt=0)]
+    vocabulary_size: Annotated[int, Field(gt=0, strict=True)]
 
     @property
     def layout(self) -> str:
@@ -154,12 +156,10 @@ def load_scores(path: Path) -> Scores:
     if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
         raise InputError(f"{path}: no such score file")
     try:
-        # Opened here: np.load leaves a file that it cannot read open.
-        with path.open("rb") as file:
-            _require_plausible_size(file)
-            with np.load(file, allow_pickle=False) as content:
-                description = json.loads(content["description"].tobytes())
-                log_probabilities = content["log_probabilities"]
+        with zipfile.ZipFile(path) as archive:
+            _require_plausible_size(archive, path.stat().st_size)
+            description = json.loads(_member(archive, "description").tobytes())
+            log_probabilities = _member(archive, "log_probabilities")
         version = description.pop("format")
     except MemoryError:
         raise
@@ -173,21 +173,42 @@ def load_scores(path: Path) -> Scores:
         text = TypeAdapter(ScoredText).validate_python(description)
     except ValidationError:
         raise _not_scores(path) from None
+    if text.protocol not in PROTOCOLS:
+        raise _not_scores(path)
     fits = log_probabilities.dtype == np.float32 and log_probabilities.ndim == 1
     if not fits or not len(log_probabilities) or not (log_probabilities <= 0).all():
         raise _not_scores(path)
     return Scores(str(path), text, log_probabilities)
 
 
-def _require_plausible_size(file: IO[bytes]) -> None:
+def _require_plausible_size(archive: zipfile.ZipFile, packed: int) -> None:
     """Raise ValueError if an archive unpacks to what no scores do: a bomb."""
-    packed = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(info.file_size for info in archive.infolist())
-    file.seek(0)
+    unpacked = sum(info.file_size for info in archive.infolist())
     if unpacked > max(PLAUSIBLE_BYTES, PLAUSIBLE_RATIO * packed):
         raise ValueError(f"{unpacked:,} bytes")
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """Read one array of an ``.npz``.
+
+    ``np.load`` would make room for what a header declares, before it looks for it in the file.
+
+    Raises:
+        ValueError: it is not, in numpy's format 1.0, an array of one dimension, all of it there.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("of other methods a few bytes unpack to any number at once")
+    with archive.open(info) as member:
+        data = io.BytesIO(member.read(info.file_size))
+    if np.lib.format.read_magic(data) != (1, 0):
+        raise ValueError("format")
+    header = np.lib.format.read_array_header_1_0(data, max_header_size=LONGEST_HEADER)
+    shape, _, dtype = header
+    values = np.frombuffer(data.getbuffer()[data.tell() :], dtype)  # refuses objects
+    if shape != values.shape:
+        raise ValueError("shape")
+    return values
 
 
 def _not_scores(path: Path) -> InputError:

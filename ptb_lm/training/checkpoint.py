@@ -24,6 +24,7 @@ from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_ten
 
 FORMAT = 2
 MARK = "ptb-lm checkpoint"
+FLOATS = {torch.float32, torch.float64}
 
 
 @dataclass
@@ -129,7 +130,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError("vocabulary")
         _check_weights(content, len(vocabulary))
         if content.state is not None:
-            _check_hidden(content.state, content.config)
+            _check_state(content.state, content.config)
             torch.Generator().set_state(content.random_states["cpu"])
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
         # RuntimeError is how PyTorch refuses a random state.
@@ -153,15 +154,19 @@ def _check_weights(content: _Content, vocabulary_size: int) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in content.weights.items()}
     if shapes != weight_shapes(content.config.model, vocabulary_size):
         raise ValueError("shapes")
-    if not all(tensor.is_floating_point() for tensor in content.weights.values()):
+    if {tensor.dtype for tensor in content.weights.values()} - FLOATS:
         raise ValueError("types")
 
 
-def _check_hidden(state: TrainingState, config: Config) -> None:
-    """Raise ValueError if the hidden state is not one of the config's network and batch."""
+def _check_state(state: TrainingState, config: Config) -> None:
+    """Raise ValueError if the state is not one of the config's epochs, network and batch."""
+    if state.epochs_done > config.training.epochs:
+        raise ValueError("epochs")
     shape = (config.training.batch_size, config.model.hidden_size)
     if len(state.hidden) != config.model.layers or any(
-        tensor.shape != shape for layer in state.hidden for tensor in layer
+        tensor.shape != shape or tensor.dtype not in FLOATS
+        for layer in state.hidden
+        for tensor in layer
     ):
         raise ValueError("hidden")
 

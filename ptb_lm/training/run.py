@@ -209,9 +209,9 @@ def _take_up(run: Run) -> None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
     run.network.load_state_dict(checkpoint.weights)
-    device = run.columns.device
+    weight = run.network.softmax.weight  # of the right device and type
     # A copy, as the tensors of a checkpoint are views of its file.
-    state.hidden = [(h.to(device, copy=True), c.to(device, copy=True)) for h, c in state.hidden]
+    state.hidden = [(h.to(weight, copy=True), c.to(weight, copy=True)) for h, c in state.hidden]
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
