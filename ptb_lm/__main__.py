@@ -1,16 +1,15 @@
 """The entry point: runs the command line and turns errors into one line and an exit code."""
 
+import atexit
 import io
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 
-import typer
-
-from ptb_lm.cli import app
 from ptb_lm.errors import PtbLmError
-from ptb_lm.stop import Stopped
+from ptb_lm.stop import SIGNALS, Stopped
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
@@ -26,7 +25,12 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     try:
-        sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
+        code = _run([argument for argument in arguments if argument != "--debug"], debug)
+        atexit.register(_stop_no_more)
+        sys.exit(code)
+    except KeyboardInterrupt:
+        _complain("stopped by Ctrl-C")
+        sys.exit(SIGINT_EXIT_CODE)
     except MemoryError:
         if debug:
             raise
@@ -41,10 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
+    # Here, as importing it takes long enough for a Ctrl-C to come.
+    import typer
+
+    from ptb_lm.cli import app
+
     command = typer.main.get_command(app)
     try:
         code = int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
         sys.stdout.flush()
+        if code == SIGINT_EXIT_CODE:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return code
     except Stopped as stopped:
         _complain(str(stopped))
@@ -54,9 +65,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             raise
         _complain(f"error: {error}")
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped by Ctrl-C")
-        return SIGINT_EXIT_CODE
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except (BrokenPipeError, SystemExit) as end:
         # The reader of our output has gone, as in `… | head`: typer makes an exit of that.
         if isinstance(end, SystemExit) and not isinstance(end.__context__, BrokenPipeError):
@@ -78,6 +88,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         advice = f"see `{command_path} --help`"
         _complain(usage() if help_was_asked_for else f"error: {usage().rstrip('.')}; {advice}")
         return int(getattr(error, "exit_code", 2))
+
+
+def _stop_no_more() -> None:
+    """Let a signal that comes while the process exits change nothing of what it has said."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _write_no_more() -> None:
