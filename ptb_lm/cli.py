@@ -1,6 +1,5 @@
 """The command line: options in, one function of the package called, results out."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -193,7 +192,7 @@ def generate(
     """Sample text, a sentence a line."""
     import torch
 
-    from ptb_lm.corpus.text import EOS
+    from ptb_lm.corpus.text import EOS, from_command_line
     from ptb_lm.evaluation.generate import generate as sample
     from ptb_lm.training.checkpoint import load_checkpoint
     from ptb_lm.training.environment import choose_device
@@ -201,7 +200,7 @@ def generate(
     loaded = load_checkpoint(checkpoint)
     network = loaded.network().to(choose_device(device or "auto"))
     generator = torch.Generator().manual_seed(seed)
-    start = os.fsencode(prompt).decode("utf-8", "surrogateescape").split()  # in whatever locale
+    start = from_command_line(prompt).split()
     sys.stdout.write(" ".join(start))
     space = " " if start else ""
     for word in sample(network, loaded.vocabulary, start, words, temperature, generator):

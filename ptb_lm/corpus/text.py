@@ -7,6 +7,7 @@ of the Penn Treebank gives the 929,589 / 73,760 / 82,430 tokens that the field's
 counted over.
 """
 
+import os
 from pathlib import Path
 
 from ptb_lm.errors import InputError
@@ -44,6 +45,11 @@ def decode(data: bytes, name: str) -> str:
         f"{name}: line {line}, byte {wrong}: {what} (0x{data[wrong]:02x}); "
         "convert the file to UTF-8"
     )
+
+
+def from_command_line(argument: str) -> str:
+    """Return a word of the command line as UTF-8, whatever the locale took it for."""
+    return os.fsencode(argument).decode("utf-8", "surrogateescape")
 
 
 def read_words(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.load import BUILT_IN, SPLITS, load_corpus
-from ptb_lm.corpus.text import read_words
+from ptb_lm.corpus.text import from_command_line, read_words
 from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import (
@@ -138,7 +138,7 @@ class EvaluationRequest:
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
         if text is not None:
-            return cls(f"text {text.name}", text, protocol or "stream")
+            return cls(f"text {from_command_line(text.name)}", text, protocol or "stream")
         return cls(split or "test", None, protocol or PAPER_PROTOCOL[split or "test"])
 
 
