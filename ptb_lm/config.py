@@ -27,6 +27,7 @@ from pydantic import (
 from ptb_lm.errors import InputError
 
 FLOAT32_MAX = 3.4e38
+LONGEST_SHOWN = 200
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, le=FLOAT32_MAX, allow_inf_nan=False)]
@@ -251,7 +252,16 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     wanted = wanted.removeprefix("String should have ").removeprefix("Value error, ")
-    return f"{origin}: {key}: expected {wanted}, got {first['input']!r}"
+    return f"{origin}: {key}: expected {wanted}, got {_shown(first['input'])}"
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message shows it: at no great length."""
+    try:
+        text = repr(value)
+    except ValueError:  # which Python raises of an integer of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _known_names(location: tuple[str, ...]) -> list[str]:

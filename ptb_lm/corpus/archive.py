@@ -20,17 +20,18 @@ HEADER_BYTES = 1_000_000
 CONTENT_BYTES = 10_000_000
 
 # What the modules raise for a damaged file; RuntimeError also for a zip that is encrypted and for
-# headers nested without end, ValueError and struct.error for a header that says nonsense.
+# headers nested without end, the last four for a header that says nonsense.
 UNREADABLE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
-    struct.error,
     EOFError,
     OSError,
     RuntimeError,
+    struct.error,
     ValueError,
     OverflowError,
+    LookupError,
 )
 
 _ZIP_MEMBER = b"PK\x01\x02"  # begins each entry of a zip's directory

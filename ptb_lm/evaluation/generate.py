@@ -6,6 +6,7 @@ import torch
 
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.errors import PtbLmError
 from ptb_lm.model.network import LanguageModel
 
 
@@ -30,6 +31,9 @@ def generate(
 
     Yields:
         the words drawn.
+
+    Raises:
+        PtbLmError: the network gives no probabilities.
     """
     network.eval()
     device = network.softmax.weight.device
@@ -39,6 +43,8 @@ def generate(
     for _ in range(count):
         logits, hidden = network(words[:, None], hidden)  # (T, 1, V)
         last = logits[-1, 0].double().cpu()  # (V,)
+        if not last.isfinite().all():
+            raise PtbLmError("the checkpoint gives no probabilities: a weight is NaN or infinite")
         last[unknown] = -torch.inf  # before the softmax: at a low temperature it may have all of it
         weights = torch.softmax(last / temperature, dim=-1)
         drawn = int(torch.multinomial(weights, 1, generator=generator))
