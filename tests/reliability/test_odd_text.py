@@ -249,12 +249,14 @@ def test_a_text_of_no_word_is_refused(tmp_path: Path, data: bytes) -> None:
         read_words(path)
 
 
+# Not ru_maxrss: a new process inherits that of the one that started it.
 PEAK = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from ptb_lm.corpus.text import read_words
 words = read_words(Path(sys.argv[1]))
-print(len(words), words.count("<eos>"), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(len(words), words.count("<eos>"), peak[1])
 """
 
 
@@ -282,7 +284,7 @@ def test_a_line_of_ten_megabytes_takes_no_more_memory_than_short_ones(
     assert answers["one line"][:2] == [count + 1, 1]
     assert answers["one word"][:2] == [2, 1]
     limit = 1.1 * answers["lines"][2]
-    assert limit < 500_000  # kB
+    assert limit < 300_000  # kB, of which the words are 130,000
     for name in ("one line", "one word"):
         assert answers[name][2] < limit
         tally.count("texts of 10 MB in one line")
