@@ -6,6 +6,8 @@ PYTHON ?= python3
 SEED ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A process for each core; the tests of a file share what they have made.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test torture check install reproduce-small table clean
 
@@ -16,11 +18,11 @@ demo: $(INSTALLED)
 	@echo "run folder: runs/demo"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
-	$(BIN)/python -m pytest -m promise --full --tally results/reliability/torture.json
+	$(BIN)/python -m pytest $(PARALLEL) -m promise --full --tally results/reliability/torture.json
 	$(BIN)/python scripts/make_table.py
 
 check: $(INSTALLED)

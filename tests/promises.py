@@ -47,7 +47,6 @@ PROMISES = {
 }
 
 
-RESULTS = pytest.StashKey[list[dict[str, Any]]]()
 PASSED = pytest.StashKey[bool]()
 
 
@@ -67,6 +66,28 @@ class Tally:
         self.counts[what] = self.counts.get(what, 0) + number
 
 
+class TallyFile:
+    """Collects what the tests have counted, in whichever process each ran, and writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.began = time.monotonic()
+        self.tests: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            self.tests += [value for name, value in report.user_properties if name == "tally"]
+
+    def pytest_sessionfinish(self) -> None:
+        results = {
+            "environment": describe_environment(torch.device("cpu")),
+            "minutes": round((time.monotonic() - self.began) / 60, 1),
+            "promises": PROMISES,
+            "tests": sorted(self.tests, key=lambda test: test["test"]),
+        }
+        self.path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("promises")
     group.addoption("--full", action="store_true", help="try as often as `make torture` does")
@@ -75,7 +96,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promise(name): tests one of the PROMISES")
-    config.stash[RESULTS] = []
+    path = config.getoption("--tally")
+    if path is not None and not hasattr(config, "workerinput"):  # which pytest-xdist gives
+        config.pluginmanager.register(TallyFile(path))
 
 
 @pytest.fixture
@@ -89,15 +112,14 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     began = time.monotonic()
     yield counts
     if request.node.stash.get(PASSED, False):
-        request.config.stash[RESULTS].append(
-            {
-                "promise": promise,
-                "test": request.node.nodeid,
-                "what": (request.function.__doc__ or "").strip().splitlines()[0],
-                "counts": counts.counts,
-                "seconds": round(time.monotonic() - began, 1),
-            }
-        )
+        result = {
+            "promise": promise,
+            "test": request.node.nodeid,
+            "what": (request.function.__doc__ or "").strip().splitlines()[0],
+            "counts": counts.counts,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        request.node.user_properties.append(("tally", result))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -108,14 +130,3 @@ def pytest_runtest_makereport(
     if call.when == "call":
         item.stash[PASSED] = report.passed
     return report
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--tally")
-    if path is not None:
-        results = {
-            "environment": describe_environment(torch.device("cpu")),
-            "promises": PROMISES,
-            "tests": session.config.stash[RESULTS],
-        }
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
