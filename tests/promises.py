@@ -71,18 +71,23 @@ class TallyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.environment = describe_environment(torch.device("cpu"))  # what is tested, as it starts
         self.began = time.monotonic()
         self.tests: list[dict[str, Any]] = []
+        self.failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
         if report.when == "teardown":
             self.tests += [value for name, value in report.user_properties if name == "tally"]
 
     def pytest_sessionfinish(self) -> None:
         results = {
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": self.environment,
             "minutes": round((time.monotonic() - self.began) / 60, 1),
             "promises": PROMISES,
+            "failed": sorted(self.failed),
             "tests": sorted(self.tests, key=lambda test: test["test"]),
         }
         self.path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
