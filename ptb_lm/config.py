@@ -158,7 +158,7 @@ def resolve(
         path, value = _parse_assignment(assignment)
         section = table.setdefault(path[0], {})
         section[path[1]] = value
-        origins[path] = f"--set {assignment}"
+        origins[path] = f"--set {_cut(assignment)}"
     try:
         return Config.model_validate(table)
     except ValidationError as error:
@@ -213,7 +213,8 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
         raise InputError(f"{name_or_file}: not valid TOML: {error}") from None
     for section, values in table.items():
         if not isinstance(values, dict):
-            raise InputError(f"{name_or_file}: {section}: expected a section [{section}]")
+            name = _cut(section)
+            raise InputError(f"{name_or_file}: {name}: expected a section [{name}]")
     return table, Path(name_or_file).stem, name_or_file
 
 
@@ -228,7 +229,7 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
     key, equals, text = assignment.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
-        raise InputError(f"--set {assignment}: expected section.key=value")
+        raise InputError(f"--set {_cut(assignment)}: expected section.key=value")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except NOT_TOML:
@@ -240,7 +241,7 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
     """Turn pydantic's first complaint into one line of ours."""
     first = error.errors()[0]
     location = tuple(str(part) for part in first["loc"])
-    key = ".".join(location)
+    key = _cut(".".join(location))
     # Of a whole section: the assignment that may have brought it in.
     given = [origins[path] for path in origins if location in (path, path[:1])]
     origin = given[0] if given else file_origin
@@ -261,6 +262,10 @@ def _shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # which Python raises of an integer of thousands of digits
         return "a number of thousands of digits"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 

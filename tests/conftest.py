@@ -1,6 +1,7 @@
 """Fixtures of all tests: where the real corpus is, a small corpus of our own, a quiet machine."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ pytest_plugins = ["promises"]
 
 # Models of a test are so small that a second thread only waits, and on a busy machine for long.
 torch.set_num_threads(1)
+
+# Where signals are ignored, as under nohup or in the background of a script, the processes that
+# tests start would inherit that. What is handled here, if only by doing nothing, they do not.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 DATA_DIR = Path(os.environ.get("PTB_LM_DATA_DIR") or "data").resolve()
 

@@ -253,6 +253,13 @@ MISTAKES = {
     "--set without a section": Mistake(
         train("--set", "epochs=3"), ["--set epochs=3: expected section.key=value"]
     ),
+    "--set without a section, very long": Mistake(
+        train("--set", "e" * 7000), [f"error: --set {'e' * 200}…: expected section.key=value"]
+    ),
+    "--set of a very long unknown key": Mistake(
+        train("--set", f"model.{'e' * 7000}=1"),
+        [f"--set model.{'e' * 194}…: model.{'e' * 194}…: unknown key; known: cell, layers"],
+    ),
     "--precision nonsense": Mistake(
         train("--precision", "fp8"), ["--precision: run.precision: expected 'fp32', got 'fp8'"]
     ),
