@@ -17,6 +17,7 @@ LONGEST_MESSAGE = 2000
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 it failed, 2 the call or its input is wrong."""
+    is_whole_process = arguments is None  # a script that calls goes on afterwards
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     try:
-        code = _run([argument for argument in arguments if argument != "--debug"], debug)
+        rest = [argument for argument in arguments if argument != "--debug"]
+        code = _run(rest, debug, is_whole_process)
         atexit.register(_stop_no_more)
         sys.exit(code)
     except KeyboardInterrupt:
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _run(arguments: list[str], debug: bool) -> int:
+def _run(arguments: list[str], debug: bool, is_whole_process: bool) -> int:
     # Here, as importing it takes long enough for a Ctrl-C to come.
     import typer
 
@@ -53,6 +55,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     command = typer.main.get_command(app)
     try:
         code = int(command.main(arguments, prog_name="ptb-lm", standalone_mode=False) or 0)
+        if is_whole_process:  # before the flush: whoever has read the result reads of success
+            _stop_no_more()
         sys.stdout.flush()
         if code == SIGINT_EXIT_CODE:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
