@@ -70,6 +70,7 @@ class TallyFile:
     """Collects what the tests have counted, in whichever process each ran, and writes it."""
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.environment = describe_environment(torch.device("cpu"))  # what is tested, as it starts
         self.began = time.monotonic()
