@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from ptb_lm.errors import PtbLmError
+from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
 
 SIGINT_EXIT_CODE = 130
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
+    reserve = bytearray(RESERVE_BYTES)
     try:
         rest = [argument for argument in arguments if argument != "--debug"]
         code = _run(rest, debug, is_whole_process)
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         _complain("stopped by Ctrl-C")
         sys.exit(SIGINT_EXIT_CODE)
     except MemoryError:
+        del reserve
         if debug:
             raise
         _complain("error: out of memory; free memory and repeat the command")

@@ -14,3 +14,7 @@ class InputError(PtbLmError):
     """The call or its input is wrong: exit code 2. Nothing has been changed when it is raised."""
 
     exit_code = 2
+
+
+RESERVE_BYTES = 4 * 2**20
+"""What is held back, and let go when memory runs out: the message needs some itself."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig
 from ptb_lm.model.cells import CellWeights, lstm_cell
+from ptb_lm.model.headroom import require_headroom
 from ptb_lm.model.state import HiddenState
 
 
@@ -45,7 +46,11 @@ class LanguageModel(nn.Module):
 
         Returns:
             logits of the next word, (T, B, V), and the state after the last step.
+
+        Raises:
+            MemoryError: too little memory is left for the kernels.
         """
+        require_headroom()
         x = self.drop(self.embedding(words))  # (T, B, H)
         after: HiddenState = []
         for layer, (h, c) in zip(self.layers, hidden, strict=True):

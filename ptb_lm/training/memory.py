@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from ptb_lm.config import Config
-from ptb_lm.errors import PtbLmError
+from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 
 # How allocations fail that PyTorch reports as a RuntimeError: its own, C++'s, the system's, and
 # oneDNN's, which says of a product that does not find room that it could not be created.
@@ -35,9 +35,11 @@ def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
     Raises:
         PtbLmError: in place of the error of the allocation.
     """
+    reserve = bytearray(RESERVE_BYTES)
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        del reserve
         if not is_out_of_memory(error):
             raise
         model, training = config.model, config.training

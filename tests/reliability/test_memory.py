@@ -97,8 +97,18 @@ CALLS = {
 }
 """The places of a resumed run, and how often each is come to."""
 
-NEEDED = {"corpus": 2.0, "building": 2.0, "taking up": 1.0, "saving": 1.0}
-"""Megabytes that each place is sure to take; the others take more."""
+NEEDED = {
+    "corpus": 2.0,
+    "building": 2.0,
+    "taking up": 1.0,
+    "saving": 1.0,
+    "forward": 30.0,
+    "backward": 30.0,
+    "validation": 30.0,
+    "scoring": 30.0,
+    "loading": 4.0,
+}
+"""Megabytes that each place, with what follows it, is sure to take."""
 
 
 def arguments(run_dir: str, *options: str, **other_sizes: int) -> list[str]:
@@ -160,7 +170,7 @@ def test_a_training_without_memory_ends_with_one_line_and_can_be_resumed(
     shortages = [Shortage("backward", 2, 2.0), Shortage("validation", 1, 1.0)]
     if tally.full:
         shortages = [
-            Shortage(place, nth, rng.uniform(0, NEEDED.get(place, 4.0)))
+            Shortage(place, nth, rng.uniform(0, NEEDED[place]))
             for place, calls in CALLS.items()
             for nth in range(1, calls + 1)
             for _ in range(6)
@@ -199,7 +209,8 @@ def test_an_evaluation_without_memory_ends_with_one_line(workplace: Path, tally:
     rng = random.Random(5)
     shortages = [Shortage("scoring", 1, 0.5)]
     if tally.full:
-        shortages = [Shortage(place, 1, rng.uniform(0, 4)) for place in ("loading", "scoring") * 10]
+        places = ("loading", "scoring", "scoring") * 20
+        shortages = [Shortage(place, 1, rng.uniform(0, NEEDED[place])) for place in places]
     before = checkpoints_of(workplace)
 
     def evaluate_short(shortage: Shortage) -> Outcome:
