@@ -79,6 +79,7 @@ def main() -> None:
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if options.write:
+        EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
         EVIDENCE.write_text(text, encoding="utf-8")
 
 
