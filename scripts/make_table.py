@@ -1,6 +1,8 @@
 """Rewrite every table of the README and of docs/ from the evidence under ``results/``."""
 
+import ast
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,31 @@ def promises_table(torture: dict[str, Any]) -> str:
     ]
     for name, promise in torture["promises"].items():
         said = f"**{name.capitalize()}.** {promise}"
-        for test in torture["tests"]:
-            if test["promise"] == name:
-                counts = ", ".join(f"{number:,} {what}" for what, number in test["counts"].items())
-                path = test["test"].partition("::")[0]
-                how = f"{test['what'].rstrip('.')} ([{Path(path).stem}](../{path}))"
-                lines.append(f"| {said} | {how} | {counts} |")
-                said = ""
+        for (path, function), counts in _counts(torture["tests"], name).items():
+            counted = ", ".join(f"{number:,} {what}" for what, number in counts.items())
+            how = f"{_purpose(path, function)} ([{Path(path).stem}](../{path}))"
+            lines.append(f"| {said} | {how} | {counted} |")
+            said = ""
     return "\n".join([*lines, "", f"{torture['minutes']:.0f} minutes. {_where(torture)}"])
+
+
+def _counts(tests: list[dict[str, Any]], promise: str) -> dict[tuple[str, str], Counter[str]]:
+    """Add up what the cases of each test of a promise have counted, by its file and function."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for test in tests:
+        if test["promise"] == promise:
+            path, _, case = test["test"].partition("::")
+            counts.setdefault((path, case.partition("[")[0]), Counter()).update(test["counts"])
+    return counts
+
+
+def _purpose(path: str, function: str) -> str:
+    """Return what a test says that it does: the first paragraph of its docstring, on one line."""
+    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            paragraph = (ast.get_docstring(node) or function).partition("\n\n")[0]
+            return " ".join(paragraph.split()).rstrip(".").replace("|", "\\|")
+    raise KeyError(f"{path}::{function}: the evidence names a test that is not there")
 
 
 def cost_table(cost: dict[str, Any]) -> str:

@@ -121,7 +121,6 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
         result = {
             "promise": promise,
             "test": request.node.nodeid,
-            "what": (request.function.__doc__ or "").strip().splitlines()[0],
             "counts": counts.counts,
             "seconds": round(time.monotonic() - began, 1),
         }
