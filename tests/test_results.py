@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from make_table import reliability_blocks
+from promises import PROMISES
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
@@ -16,6 +18,7 @@ from ptb_lm.report.table import (
     example_output,
     read_evidence,
     results_table,
+    with_blocks,
     with_results,
 )
 from ptb_lm.training.run_folder import read_metrics
@@ -44,6 +47,25 @@ def test_another_figure_in_the_evidence_would_show() -> None:
     changed = type(run)(run.folder, run.config, scores)
     assert results_table([changed]) != results_table([run])
     assert example_output([changed]) != example_output([run])
+
+
+def test_the_page_of_reliability_has_what_the_last_full_run_counted() -> None:
+    page = (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
+    assert with_blocks(page, reliability_blocks(ROOT / "results")) == page
+
+
+def test_the_last_full_run_failed_in_nothing_and_tried_every_promise() -> None:
+    torture = json.loads((ROOT / "results" / "reliability" / "torture.json").read_text())
+    assert torture["failed"] == []
+    assert torture["promises"] == PROMISES
+    assert {test["promise"] for test in torture["tests"]} == set(PROMISES)
+    assert "changes" not in torture["environment"]["commit"]
+
+
+def test_checkpoints_cost_less_than_a_hundredth_of_the_time() -> None:
+    cost = json.loads((ROOT / "results" / "reliability" / "checkpoint_cost.json").read_text())
+    for row in cost["presets"]:
+        assert row["share_of_time"] + row["checks_share_of_step"] < 0.01
 
 
 def test_small_with_seed_1_reaches_the_papers_figures() -> None:
