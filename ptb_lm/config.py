@@ -101,8 +101,9 @@ class RunOptions(Section):
     """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32"] = "fp32"
-    """``fp32``: float32 in every product, on CUDA without TF32."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``fp32``: float32 in every product, on CUDA without TF32. ``bf16``: products of bfloat16,
+    weights and sums in float32."""
     log_steps: PositiveInt = 200
     """A line of metrics is written every so many steps, and one at each epoch's end."""
     checkpoint_minutes: PositiveFloat = 10.0
@@ -115,6 +116,12 @@ class Config(Section):
     model: ModelConfig
     training: TrainingConfig
     run: RunOptions
+
+    @property
+    def run_name(self) -> str:
+        """What the run is called: its config, its seed, and its precision if that is unusual."""
+        precision = "" if self.run.precision == "fp32" else f"-{self.run.precision}"
+        return f"{self.run.config}{precision}-seed{self.run.seed}"
 
 
 def presets_folder() -> Traversable:

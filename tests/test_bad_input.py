@@ -261,7 +261,8 @@ MISTAKES = {
         [f"--set model.{'e' * 194}…: model.{'e' * 194}…: unknown key; known: cell, layers"],
     ),
     "--precision nonsense": Mistake(
-        train("--precision", "fp8"), ["--precision: run.precision: expected 'fp32', got 'fp8'"]
+        train("--precision", "fp8"),
+        ["--precision: run.precision: expected 'fp32' or 'bf16', got 'fp8'"],
     ),
     "--device nonsense in train": Mistake(
         train("--device", "gpu"), ["--device: run.device: expected 'auto', 'cpu' or 'cuda'", "gpu"]

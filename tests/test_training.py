@@ -17,7 +17,7 @@ from ptb_lm.training.loop import train
 from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.schedule import learning_rate
-from ptb_lm.training.sgd import clip_gradients_, sgd_step_
+from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -96,10 +96,10 @@ def test_the_clip_is_one_global_norm_over_all_parameters(clip_norm: float, facto
     gradients = [torch.tensor([3.0, 4.0]), torch.tensor([[12.0]])]  # together of norm 13
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
-    assert clip_gradients_(parameters, clip_norm).item() == pytest.approx(13)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient * factor)
-    sgd_step_(parameters, 0.5)
+    norm = gradient_norm(parameters)
+    assert norm.item() == pytest.approx(13)
+    assert clip_factor(norm, clip_norm) == pytest.approx(factor)
+    sgd_step_(parameters, 0.5 * clip_factor(norm, clip_norm))
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.data, -0.5 * factor * gradient)
         assert parameter.grad is None

@@ -21,11 +21,12 @@ from ptb_lm.evaluation.scores import (
     save_scores,
     text_sha256,
 )
+from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
-from ptb_lm.training.environment import choose_device, set_precision
+from ptb_lm.training.environment import choose_device
 from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import SCORED_SPLITS
@@ -171,7 +172,7 @@ def evaluate_checkpoints(
                 f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
                 f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
             )
-        set_precision(checkpoint.config.run.precision)
+        set_libraries(checkpoint.config.run.precision)
         tokens = _tokens(checkpoint, path, request, data_dir, stop)
         text = scored_text(
             checkpoint.vocabulary,

@@ -5,10 +5,10 @@ Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ptb_lm.corpus.batching import evaluation_windows, require_columns
 from ptb_lm.corpus.vocabulary import TokenIds
@@ -27,11 +27,50 @@ def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
     A mean over T * B would shrink the gradient T times and land far from the paper's figures.
 
     Args:
-        logits: (T, B, V).
+        logits: (T, B, V). Overwritten, as they are the largest tensor of a step: by their
+            log-probabilities, and in the backward pass by their gradient.
         targets: int64 (T, B).
     """
     streams = targets.shape[1]
-    return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / streams
+    nll_sum: Tensor = _SummedNll.apply(  # type: ignore[no-untyped-call]
+        logits.flatten(0, 1), targets.flatten()
+    )
+    return nll_sum / streams
+
+
+class _SummedNll(torch.autograd.Function):
+    """The NLL of the targets, summed; the gradient takes the place of the logits.
+
+    With p the softmax of the logits z, the gradient is p - 1 at the target and p elsewhere; the
+    NLL is log(sum(exp(z))) - z at the target, and log(sum(exp(z))) = max(z) - log(max(p)), where
+    max(p) is at least 1 / V. So that one pass over the logits takes an exponential, not three.
+    """
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Add up: logits (N, V), targets (N,)."""
+        context.dtype = logits.dtype
+        wide = _at_least_float32(logits)
+        targets = targets.unsqueeze(1)  # (N, 1)
+        at_target, greatest = wide.gather(1, targets), wide.amax(1, keepdim=True)
+        probabilities = torch.softmax(wide, dim=1, out=wide)
+        log_sum = greatest - probabilities.amax(1, keepdim=True).log()
+        context.probabilities, context.targets = probabilities, targets
+        return (log_sum - at_target).sum()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Give the gradient of the logits, (N, V)."""
+        targets: Tensor = context.targets
+        gradient: Tensor = context.probabilities
+        del context.probabilities  # a second backward pass is an error, not another gradient
+        gradient.scatter_add_(1, targets, gradient.new_full(targets.shape, -1))
+        return gradient.mul_(gradients[0]).to(context.dtype), None
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """Return logits as they are, those of bfloat16 as a copy in float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.no_grad()
@@ -67,8 +106,10 @@ def target_log_probabilities(
             places = places.to(device)
             hidden = first_streams(hidden, places.shape[1])
             logits, hidden = network(text[places], hidden)
-            nll = cross_entropy(logits.flatten(0, 1), text[places + 1].flatten(), reduction="none")
-            scores[places.flatten()] = -nll
+            wide = _at_least_float32(logits.flatten(0, 1))  # (T * B, V)
+            log_probabilities = torch.log_softmax(wide, dim=1, out=wide)
+            targets = text[places + 1].view(-1, 1)
+            scores[places.flatten()] = log_probabilities.gather(1, targets).squeeze(1)
     return scores.cpu()
 
 

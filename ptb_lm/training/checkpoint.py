@@ -53,7 +53,7 @@ class Checkpoint:
 
     def network(self) -> LanguageModel:
         """Build the network with these weights."""
-        network = LanguageModel(self.config.model, len(self.vocabulary))
+        network = LanguageModel(self.config.model, len(self.vocabulary), self.config.run.precision)
         network.load_state_dict(self.weights)
         return network
 

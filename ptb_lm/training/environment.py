@@ -3,7 +3,6 @@
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -27,22 +26,6 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def set_precision(precision: str) -> None:
-    """Set the arithmetic of every product alike: recurrent ones and the softmax.
-
-    PyTorch's own default on CUDA is TF32 in ``nn.LSTM`` and float32 in the softmax.
-    """
-    assert precision == "fp32"
-    backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
-    for products in (
-        backends.cuda.matmul,
-        backends.cudnn.rnn,
-        backends.mkldnn.matmul,
-        backends.mkldnn.rnn,
-    ):
-        products.fp32_precision = "ieee"
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:

@@ -21,7 +21,7 @@ from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
-from ptb_lm.training.sgd import clip_gradients_, sgd_step_
+from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 logits, hidden = network(inputs, state.hidden)  # (T, B, V)
                 objective = window_objective(logits, targets)
                 objective.backward()  # type: ignore[no-untyped-call]
-                gradient_norm = clip_gradients_(network.parameters(), training.clip_norm)
-                require_finite(run, rate, objective, gradient_norm)
-                sgd_step_(network.parameters(), rate)
+                norm = gradient_norm(network.parameters())
+                require_finite(run, rate, objective, norm)
+                sgd_step_(network.parameters(), rate * clip_factor(norm, training.clip_norm))
                 state.window_is_done(objective, targets, detach(hidden), began)
                 progress.step_is_done()
                 if run.step % run.config.run.log_steps == 0:
-                    record = {**_record(run, rate), "gradient_norm": float(gradient_norm)}
+                    record = {**_record(run, rate), "gradient_norm": float(norm)}
                     run.folder.append_metrics(record)
                 if run.checkpoint_is_due:
                     run.save()
@@ -88,7 +88,7 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
     return perplexity(nll, len(scores))
 
 
-def require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tensor) -> None:
+def require_finite(run: Run, rate: float, objective: Tensor, norm: Tensor) -> None:
     """Stop before an update that would put NaN or infinity into the weights.
 
     A NaN or an infinity in any gradient makes their global norm one.
@@ -96,11 +96,11 @@ def require_finite(run: Run, rate: float, objective: Tensor, gradient_norm: Tens
     Raises:
         PtbLmError: naming the step, both values, and what there is to go back to.
     """
-    if torch.isfinite(objective + gradient_norm):  # one read-back from the device
+    if torch.isfinite(objective + norm):  # one read-back from the device
         return
     raise run.diverged(
         f"in step {run.step + 1:,} the objective is {objective.item():.6g}, the gradient norm "
-        f"{gradient_norm.item():.6g}, the learning rate {rate:.6g}; the weights were not updated"
+        f"{norm.item():.6g}, the learning rate {rate:.6g}; the weights were not updated"
     )
 
 

@@ -14,6 +14,7 @@ from ptb_lm.config import Config
 from ptb_lm.corpus.batching import require_columns, training_columns, windows_per_epoch
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import (
@@ -23,7 +24,7 @@ from ptb_lm.training.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from ptb_lm.training.environment import choose_device, describe_environment, set_precision
+from ptb_lm.training.environment import choose_device, describe_environment
 from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
@@ -142,7 +143,7 @@ def open_run(
     folder = RunFolder(path)
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device = choose_device(config.run.device)
-    set_precision(config.run.precision)
+    set_libraries(config.run.precision)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
         corpus = load_corpus(config.run.data, data_dir, stop)
         run = _new_run(config, corpus, folder, device)
@@ -174,7 +175,7 @@ def _new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.de
     require_columns(len(corpus.splits["valid"]), training.batch_size)
     torch.manual_seed(config.run.seed)
     # Drawn on the CPU, so that a seed gives the same weights on every device.
-    network = LanguageModel(config.model, len(corpus.vocabulary))
+    network = LanguageModel(config.model, len(corpus.vocabulary), config.run.precision)
     return Run(
         config=config,
         corpus=corpus,

@@ -1,4 +1,7 @@
-"""Stochastic gradient descent with a clipped global norm, in place on the parameters."""
+"""Stochastic gradient descent with a clipped global norm, in place on the parameters.
+
+The gradient of the embedding is sparse: the rows of the words that a window has.
+"""
 
 from collections.abc import Iterable
 
@@ -7,19 +10,25 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def clip_gradients_(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
-    """Scale all gradients by one factor, so that their global norm is at most ``clip_norm``.
-
-    Returns:
-        the norm before, over all parameters, embeddings included; 0-dim.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the global norm of the gradient over all parameters, embeddings included; 0-dim."""
+    norms = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.is_sparse:
+            # A word that a window has twice has two rows, whose sum counts.
+            gradient = parameter.grad = gradient.coalesce()
+            gradient = gradient.values()
+        norms.append(torch.linalg.vector_norm(gradient))
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    scale = (clip_norm / norm).clamp(max=1.0)  # stays on the device: no read-back
-    for gradient in gradients:
-        gradient.mul_(scale)
     return norm
+
+
+def clip_factor(norm: Tensor, clip_norm: float) -> float:
+    """Return what a gradient is multiplied by, so that its global norm is at most ``clip_norm``."""
+    return min(1.0, clip_norm / norm.item()) if norm else 1.0
 
 
 @torch.no_grad()
@@ -27,5 +36,5 @@ def sgd_step_(parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
     """Subtract the gradients times the rate, and drop the gradients."""
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.sub_(parameter.grad, alpha=learning_rate)
+            parameter.add_(parameter.grad, alpha=-learning_rate)
             parameter.grad = None

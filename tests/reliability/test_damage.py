@@ -15,6 +15,7 @@ from checkpoints import (
     STEPS_PER_EPOCH,
     STOPPED,
     STOPPED_AT,
+    TEXT_SEED,
     furnish_runs,
     kept,
     only_line,
@@ -112,7 +113,7 @@ def test_a_checkpoint_that_is_cut_or_has_a_bit_flipped_is_refused(
     it was.
     """
     monkeypatch.chdir(tmp_path)
-    write_texts(Path("text"), WORDS, seed=1)
+    write_texts(Path("text"), WORDS, seed=TEXT_SEED)
     changes = {"model__hidden_size": hidden_size}
     done(*train_arguments("run", "--max-steps", str(STEPS_PER_EPOCH + 1), **changes))
     folder = RunFolder(Path("run"))

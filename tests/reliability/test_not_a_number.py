@@ -83,7 +83,8 @@ class Injection:
             if self.steps != self.step:
                 return gradient
             changed = gradient.clone()
-            changed.view(-1)[self.step % changed.numel()] = self.value  # one number of them all
+            values = changed._values() if changed.is_sparse else changed  # of the embedding
+            values.view(-1)[self.step % values.numel()] = self.value  # one number of them all
             return changed
 
         monkeypatch.setattr(loop, "window_objective", objective_with_value)

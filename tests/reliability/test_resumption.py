@@ -407,6 +407,7 @@ OTHER_VALUES: dict[str, Any] = {
     "training.clip_norm": 4.0,
     "run.data": "other",
     "run.seed": 2,
+    "run.precision": "bf16",
 }
 """For each key that makes a run what it is, another value; of epochs, fewer."""
 

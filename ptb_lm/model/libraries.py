@@ -1,0 +1,110 @@
+"""What the libraries beneath PyTorch are told once, and watched for at each forward pass."""
+
+import ctypes
+import mmap
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HEADROOM_BYTES = 32 * 2**20
+DEFAULT, ONEDNN = "ieee", "bf16"
+"""Values of ``torch.backends.mkldnn.matmul.fp32_precision``, named for where they lead."""
+
+GREATEST_ERROR = 1e-6
+"""Of a float32 product against float64, as a share of its norm; rounding to bfloat16 makes 2e-3."""
+
+
+def set_libraries(precision: str) -> None:
+    """Set the arithmetic of every product alike, and how large buffers are kept.
+
+    Set for the whole process; the last call counts.
+
+    Args:
+        precision: ``fp32``: float32 in every product, on CUDA without TF32. ``bf16``: what
+            :class:`~ptb_lm.model.network.LanguageModel` does in bfloat16 it casts itself; all
+            else is as in ``fp32``.
+    """
+    assert precision in ("fp32", "bf16")
+    backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
+    for products in (
+        backends.cuda.matmul,  # PyTorch's default: float32 here, but TF32 in the next
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.rnn,
+    ):
+        products.fp32_precision = "ieee"
+    if _is_amd() and ONEDNN in product_routes():
+        backends.mkldnn.matmul.fp32_precision = ONEDNN
+    _keep_large_buffers()
+
+
+def _is_amd() -> bool:
+    """Whether MKL, PyTorch's default, takes its slower kernels here: about half the rate."""
+    information = Path("/proc/cpuinfo")
+    return information.exists() and "AuthenticAMD" in information.read_text()
+
+
+def product_routes() -> list[str]:
+    """Return the settings in which the CPU computes float32 products in float32.
+
+    Beside PyTorch's default there is oneDNN. PyTorch hands products to it only where it may round
+    them to bfloat16; but oneDNN does so only on a processor with matrix tiles (AMX), and a probe
+    sees whether this is one.
+    """
+    backends: Any = torch.backends
+    before = backends.mkldnn.matmul.fp32_precision
+    routes = []
+    for route in (DEFAULT, ONEDNN):
+        backends.mkldnn.matmul.fp32_precision = route
+        if product_error() < GREATEST_ERROR:
+            routes.append(route)
+    backends.mkldnn.matmul.fp32_precision = before
+    return routes
+
+
+def product_error(rows: int = 64, inner: int = 256, columns: int = 512) -> float:
+    """Return the error of a float32 product as it is set now, against float64.
+
+    Returns:
+        the Frobenius norm of the error by that of the product.
+    """
+    generator = torch.Generator().manual_seed(1)
+    a = torch.rand(rows, inner, generator=generator) - 0.5
+    b = torch.rand(inner, columns, generator=generator) - 0.5
+    exact = a.double() @ b.double()
+    return float(((a @ b).double() - exact).norm() / exact.norm())
+
+
+@cache
+def _keep_large_buffers() -> None:
+    """Have glibc keep the memory of large tensors for the next ones; done once in a process.
+
+    Otherwise each comes fresh from the system at each step, and its page faults cost as much as
+    the product that fills it. Other C libraries have other ways; nothing is done there.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    c_library = ctypes.CDLL(None)
+    c_library.mallopt(m_mmap_max, 0)
+    c_library.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def require_headroom() -> None:
+    """Reserve address space and give it back at once, untouched: ten microseconds.
+
+    oneDNN, which runs PyTorch's fused LSTM on the CPU, builds its kernels when a shape comes for
+    the first time. It does not look whether it was given the few megabytes that their descriptors
+    and code take: under ``ulimit -v``, one process in a hundred would die of a segmentation fault
+    there. This turns it into an exception.
+
+    Raises:
+        MemoryError: the system grants no more 32 MiB.
+    """
+    try:
+        mmap.mmap(-1, HEADROOM_BYTES).close()
+    except OSError as error:
+        raise MemoryError("no memory is left to build the kernels of the network") from error

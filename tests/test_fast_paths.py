@@ -1,0 +1,117 @@
+"""What is fast computes what is plain: against float64, against PyTorch's own parts, over time."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from ptb_lm.config import resolve
+from ptb_lm.model.libraries import GREATEST_ERROR, product_error, product_routes, set_libraries
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import window_objective
+from ptb_lm.model.state import detach
+from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
+
+V, T, B = 300, 12, 5
+
+
+def stock() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "stock.py"
+    spec = importlib.util.spec_from_file_location("stock", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("preset", ["small", "medium", "large"])
+def test_products_in_float32_are_of_float32_precision(preset: str) -> None:
+    """The products of a window: of the softmax and its gradients, of a layer, of a step."""
+    set_libraries("fp32")
+    config = resolve(preset)
+    hidden, streams = config.model.hidden_size, config.training.batch_size
+    for m, k, n in ((400, hidden, 1000), (400, 1000, hidden), (streams, hidden, 4 * hidden)):
+        assert product_error(m, k, n) < GREATEST_ERROR
+
+
+def test_a_product_rounded_to_bfloat16_would_be_seen() -> None:
+    """The probe that decides between the routes tells float32 from what is rounded."""
+    a = torch.rand(64, 256, generator=torch.Generator().manual_seed(1)) - 0.5
+    rounded = a.bfloat16().float()
+    assert (rounded - a).norm() / a.norm() > 1000 * GREATEST_ERROR
+    assert set(product_routes()) >= {"ieee"}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_200_steps_are_those_of_pytorchs_own_parts(dropout: float) -> None:
+    """The same weights, words and masks: each objective within 1e-5, by both in float32."""
+    set_libraries("fp32")
+    changes = [f"model.dropout={dropout}", "model.hidden_size=24"]
+    model = resolve("small", changes).model
+    torch.manual_seed(2)
+    ours, theirs = LanguageModel(model, V), stock().StockModel(V, 24, model.layers, dropout)
+    theirs.embedding.load_state_dict(ours.embedding.state_dict())
+    theirs.softmax.load_state_dict(ours.softmax.state_dict())
+    for layer, weights in enumerate(ours.cell_weights()):
+        for name, weight in weights._asdict().items():
+            theirs.lstm.get_parameter(f"{name}_l{layer}").data.copy_(weight)
+
+    ours.drop = torch.nn.Dropout(dropout)  # whose masks are those of nn.LSTM
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1.0)
+    words = torch.randint(V, (200 * T + 1, B)) ** 2 // V  # some far more frequent than others
+    hidden = ours.zero_state(B)
+    state = (torch.zeros(model.layers, B, 24), torch.zeros(model.layers, B, 24))
+    clipped = 0
+    for step in range(200):
+        inputs, targets = words[step * T : step * T + T], words[step * T + 1 : step * T + T + 1]
+        torch.manual_seed(step)  # so that both draw the same masks
+        logits, hidden = ours(inputs, detach(hidden))
+        objective = window_objective(logits, targets)
+        objective.backward()
+        norm = gradient_norm(ours.parameters())
+        clipped += clip_factor(norm, 0.5) < 1
+        sgd_step_(ours.parameters(), clip_factor(norm, 0.5))
+
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        logits, (h, c) = theirs(inputs, state)
+        state = (h.detach(), c.detach())
+        expected = T * torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        expected.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+        assert objective.item() == pytest.approx(expected.item(), rel=1e-5), step
+    assert clipped > 100
+
+
+def test_the_rows_of_words_that_a_window_has_twice_are_one_in_the_norm() -> None:
+    words = torch.tensor([[1, 2, 1], [1, 0, 2]])
+    norms = []
+    for sparse in (True, False):
+        torch.manual_seed(3)
+        embedding = torch.nn.Embedding(4, 5, sparse=sparse)
+        (embedding(words) * torch.rand(2, 3, 5)).sum().backward()
+        norms.append(gradient_norm(embedding.parameters()).item())
+        sgd_step_(embedding.parameters(), 0.5)
+        norms.append(embedding.weight.norm().item())
+    assert norms[:2] == pytest.approx(norms[2:], rel=1e-6)
+
+
+def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32() -> None:
+    model = resolve("small", ["model.hidden_size=24"]).model
+    words = torch.randint(V, (T + 1, B))
+    objectives = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(6)
+        network = LanguageModel(model, V, precision)
+        logits, hidden = network(words[:-1], network.zero_state(B))
+        objective = window_objective(logits, words[1:])
+        objective.backward()
+        objectives.append(objective.item())
+        assert {part.dtype for pair in hidden for part in pair} == {torch.float32}
+        assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
+    fp32, bf16 = objectives
+    assert bf16 != fp32
+    assert bf16 == pytest.approx(fp32, rel=1e-3)
