@@ -31,6 +31,7 @@ DataName = Annotated[
     str | None,
     typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, test.txt."),
 ]
+PAPER_PRESETS = ("small", "medium", "large")
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -80,7 +81,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and dropout; default 1.")] = None,
     device: Device = None,
-    precision: Annotated[str | None, typer.Option(help="fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),
@@ -109,7 +110,7 @@ def train(
     options = {"data": data, "seed": seed, "device": device, "precision": precision}
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
-    folder = run_dir or Path("runs") / f"{resolved.run.config}-seed{resolved.run.seed}"
+    folder = run_dir or Path("runs") / resolved.run_name
 
     with StopFlag() as stop:
         from ptb_lm.evaluation.evaluate import score_finished_run
@@ -208,6 +209,32 @@ def generate(
         sys.stdout.flush()
         space = "" if word == EOS else " "
     sys.stdout.write("\n")
+
+
+@app.command("bench")
+def bench_command(
+    presets: Annotated[
+        list[str] | None, typer.Argument(metavar="[PRESET...]", help="Default: the paper's three.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    against_stock: Annotated[
+        bool, typer.Option("--against-stock", help="Alternate with benchmarks/stock.py.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of two seconds; the median counts.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Time this machine: words per second of each preset beside the machine's own limit."""
+    import torch
+
+    from ptb_lm.report.bench import bench, bench_json, bench_table
+    from ptb_lm.training.environment import describe_environment
+
+    rows = []
+    for preset in presets or PAPER_PRESETS:
+        _say(f"{preset} {precision} …")
+        rows.append(bench(preset, precision, against_stock=against_stock, rounds=rounds))
+    environment = describe_environment(torch.device("cpu"))
+    _print(to_json(bench_json(rows, environment)) if as_json else bench_table(rows))
 
 
 @config_app.command("list")

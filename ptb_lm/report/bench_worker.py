@@ -1,0 +1,157 @@
+"""What the bench times, in a process of its own: the trainer, the evaluation, the machine's limit.
+
+Each task prepares itself, and then does, for each line on standard input, as many units of work as
+the line says, and writes what that took as a line of JSON. A process of its own has its own peak of
+memory, and settings of libraries that no other task feels.
+"""
+
+import json
+import logging
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ptb_lm.config import resolve
+from ptb_lm.corpus.load import SPLITS
+from ptb_lm.model.libraries import product_routes, set_libraries
+from ptb_lm.model.objective import target_log_probabilities
+from ptb_lm.stop import StopFlag
+from ptb_lm.training.loop import train
+from ptb_lm.training.run import Run, open_run
+
+WORDS = 10_000
+"""V, as on the Penn Treebank."""
+
+TRAINING_TOKENS = 929_589
+EVALUATED_TOKENS = 82_430
+
+Task = Callable[[int], dict[str, float]]
+"""Does so many units of work, and returns figures, ``seconds`` among them."""
+
+
+def main() -> None:
+    """Do one task of one preset, as often as standard input asks for it."""
+    preset, precision, task_name = sys.argv[1:]
+    logging.getLogger("ptb_lm").setLevel(logging.WARNING)
+    with TASKS[task_name](preset, precision) as task:
+        for line in sys.stdin:
+            result = task(int(line))
+            result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+            sys.stdout.write(json.dumps(result) + "\n")
+            sys.stdout.flush()
+
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@contextmanager
+def training(preset: str, precision: str) -> Iterator[Task]:
+    """Steps of the real trainer; a unit is a step."""
+    with _run(preset, precision, TRAINING_TOKENS) as run, StopFlag() as stop:
+
+        def steps(count: int) -> dict[str, float]:
+            before, targets = run.state.epoch_seconds, run.state.targets
+            train(run, stop, max_steps=run.step + count)
+            return {
+                "seconds": run.state.epoch_seconds - before,
+                "words": run.state.targets - targets,
+            }
+
+        yield steps
+
+
+@contextmanager
+def evaluation(preset: str, precision: str) -> Iterator[Task]:
+    """The paper's test protocol, one stream; a unit is a thousand words."""
+    with _run(preset, precision, EVALUATED_TOKENS) as run:
+        tokens = run.corpus.splits["train"]
+
+        def thousands(count: int) -> dict[str, float]:
+            began = time.perf_counter()
+            scored = target_log_probabilities(run.network, tokens[: 1000 * count + 1], streams=1)
+            return {"seconds": time.perf_counter() - began, "words": len(scored)}
+
+        yield thousands
+
+
+@contextmanager
+def _run(preset: str, precision: str, tokens: int) -> Iterator[Run]:
+    """A run of a preset on a text of words as frequent as those of a language (Zipf's law)."""
+    with tempfile.TemporaryDirectory(prefix="ptb-lm-bench-") as folder:
+        frequencies = 1 / torch.arange(1, WORDS - 1)
+        drawn = torch.multinomial(
+            frequencies, tokens, replacement=True, generator=torch.Generator().manual_seed(1)
+        )
+        types = [f"w{rank}" for rank in range(WORDS - 2)]  # beside <eos> and <unk>
+        text = " ".join([*types, *(types[rank] for rank in drawn.tolist())])
+        for split in SPLITS:
+            (Path(folder) / f"{split}.txt").write_text(text if split == "train" else text[:10_000])
+        options = {"data": folder, "device": "cpu", "precision": precision}
+        config = resolve(preset, ["run.checkpoint_minutes=1e6", "run.log_steps=1000000"], options)
+        with open_run(config, Path(), Path(folder) / "run") as run:
+            yield run
+
+
+@contextmanager
+def limit(preset: str, precision: str) -> Iterator[Task]:
+    """The products of a training step one by one, by each route there is; a unit is one of each.
+
+    The figures are the best rate of any, in operations a second, and that of reading memory, in
+    bytes a second.
+    """
+    config = resolve(preset)
+    hidden, streams = config.model.hidden_size, config.training.batch_size
+    window = config.training.unrolled_steps * streams
+    set_libraries(precision)
+    routes, backends = product_routes(), cast(Any, torch.backends)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    shapes = [
+        (window, hidden, WORDS),  # the softmax forward, then its two gradients
+        (window, WORDS, hidden),
+        (WORDS, window, hidden),
+        (window, hidden, 4 * hidden),  # a layer's input, and its gradient
+        (4 * hidden, window, hidden),
+        (streams, hidden, 4 * hidden),  # a step's recurrent product
+    ]
+    factors = [(torch.rand(m, k, dtype=dtype), torch.rand(k, n, dtype=dtype)) for m, k, n in shapes]
+    memory = torch.ones(2**26)  # 256 MB, more than any cache holds
+
+    def each_product(count: int) -> dict[str, float]:
+        began = time.perf_counter()
+        best = 0.0
+        for _ in range(count):
+            for route in routes:
+                backends.mkldnn.matmul.fp32_precision = route
+                for a, b in factors:
+                    operations = 2 * a.shape[0] * a.shape[1] * b.shape[1]
+                    best = max(best, operations / _seconds(partial(torch.matmul, a, b)))
+        bytes_a_second = memory.nbytes / _seconds(memory.sum)
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "operations_rate": best, "bytes_rate": bytes_a_second}
+
+    yield each_product
+
+
+def _seconds(work: Callable[[], Any], repetitions: int = 5) -> float:
+    """Return the median of some repetitions, after one to warm up."""
+    work()
+    taken = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return sorted(taken)[repetitions // 2]
+
+
+TASKS = {"training": training, "evaluation": evaluation, "limit": limit}
+
+if __name__ == "__main__":
+    main()
