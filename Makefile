@@ -4,6 +4,7 @@
 # make reproduce-small  the paper's small model on the Penn Treebank
 PYTHON ?= python3
 SEED ?= 1
+PRECISION ?= fp32
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
@@ -31,7 +32,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 reproduce-small: $(INSTALLED)
-	$(BIN)/python scripts/reproduce.py small --seed $(SEED)
+	$(BIN)/python scripts/reproduce.py small --seed $(SEED) --precision $(PRECISION)
 
 # The table of the README again from the evidence under results/; no model is loaded.
 table: $(INSTALLED)

@@ -11,6 +11,7 @@ from pathlib import Path
 import make_table
 
 from ptb_lm.__main__ import main
+from ptb_lm.config import resolve
 from ptb_lm.training.run_folder import RunFolder
 
 
@@ -38,11 +39,14 @@ def reproduce() -> None:
     """Make one run, or go on with it, to the last line of the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
-    name = f"{options.preset}-seed{options.seed}"
+    choice = ("--seed", options.seed, "--precision", options.precision)
+    ptb_lm("train", "--config", options.preset, *choice, "--resume")
+    chosen = {"seed": int(options.seed), "precision": options.precision}
+    name = resolve(options.preset, options=chosen).run_name
     run = RunFolder(Path("runs") / name)
-    ptb_lm("train", "--config", options.preset, "--seed", str(options.seed), "--resume")
     for split in ("valid", "test"):  # from the saved checkpoint, as anyone else would
         ptb_lm("eval", str(run.last), "--split", split)
     keep_evidence(run, Path("results") / name)

@@ -80,7 +80,7 @@ def test_small_with_seed_1_reaches_the_papers_figures() -> None:
 @pytest.mark.parametrize("run", EVIDENCE, ids=NAMES)
 def test_evidence_is_of_the_preset_and_of_all_its_epochs(run) -> None:
     assert recipe_of(run.config) == recipe_of(resolve(run.config.run.config))
-    assert run.folder.path.name == f"{run.config.run.config}-seed{run.config.run.seed}"
+    assert run.folder.path.name == run.config.run_name
     lines = read_metrics(run.folder.metrics)
     epochs = [line for line in lines if "valid/perplexity" in line]
     assert [line["epoch"] for line in epochs] == list(range(1, run.config.training.epochs + 1))

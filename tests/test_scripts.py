@@ -68,7 +68,7 @@ def test_a_run_leaves_its_evidence_and_its_line_in_the_table(
     assert f"{END.format(name='example')}\nafter example\n" in readme
     assert f"{BEGIN.format(name='results')}\n| model |" in readme
     assert readme.endswith(f"\n{END.format(name='results')}\nafter results")
-    assert "| [4](results/small-seed4) |" in readme
+    assert "| [fp32, 4](results/small-seed4) |" in readme
     assert "old" not in readme
     assert "paper: 114.5" in capsys.readouterr().out
 

@@ -47,7 +47,7 @@ class Evidence:
 
 
 def read_evidence(results: Path) -> list[Evidence]:
-    """Read every run under a folder, ordered by name and seed.
+    """Read every run under a folder, ordered by config, precision and seed.
 
     Raises:
         InputError: a run lacks a file, or one is not what its name says.
@@ -58,13 +58,20 @@ def read_evidence(results: Path) -> list[Evidence]:
         if folder.config.exists():
             scores = {split: load_scores(folder.scores(split)) for split in ("valid", "test")}
             runs.append(Evidence(folder, load_config(folder.config), scores))
-    return sorted(runs, key=lambda run: (run.config.run.config, run.config.run.seed))
+    return sorted(runs, key=_order)
+
+
+def _order(run: Evidence) -> tuple[str, bool, str, int]:
+    """By config, float32 first, and seed."""
+    options = run.config.run
+    return options.config, options.precision != "fp32", options.precision, options.seed
 
 
 def results_table(runs: list[Evidence]) -> str:
     """Return Table 1 beside ours as Markdown; a model without a run is marked as not run."""
     lines = [
-        "| model | parameters | paper: valid / test | this code: valid / test | seed | minutes |",
+        "| model | parameters | paper: valid / test | this code: valid / test "
+        "| precision, seed | minutes |",
         "|---|---|---|---|---|---|",
     ]
     for name, published in TABLE_1.items():
@@ -75,7 +82,8 @@ def results_table(runs: list[Evidence]) -> str:
             reached = {split: figure(run.scores[split].log_probabilities) for split in run.scores}
             lines.append(
                 f"{row}| **{reached['valid'].perplexity:.2f} / {reached['test'].perplexity:.2f}** "
-                f"| [{run.config.run.seed}](results/{run.folder.path.name}) "
+                f"| [{run.config.run.precision}, {run.config.run.seed}]"
+                f"(results/{run.folder.path.name}) "
                 f"| {run.minutes:.0f} ({run.machine}) |"
             )
         if not ours:
