@@ -2,10 +2,11 @@
 
 ``nn.LSTM`` with its own dropout, ``cross_entropy``, ``clip_grad_norm_``, plain SGD, and PyTorch's
 defaults throughout. Nothing of ptb_lm is imported. For each line on standard input, a number of
-steps, it trains so many and writes the seconds that they took to standard output.
+steps, it trains so many and writes the seconds that they took to standard output, as JSON.
 """
 
 import argparse
+import json
 import sys
 import time
 
@@ -63,7 +64,7 @@ def main() -> None:
             (loss * options.steps).backward()  # summed over steps, averaged over streams
             nn.utils.clip_grad_norm_(model.parameters(), options.clip)
             optimizer.step()
-        print(time.perf_counter() - began, flush=True)
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ DataName = Annotated[
     str | None,
     typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, test.txt."),
 ]
-PAPER_PRESETS = ("small", "medium", "large")
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -226,7 +225,7 @@ def bench_command(
     """Time this machine: words per second of each preset beside the machine's own limit."""
     import torch
 
-    from ptb_lm.report.bench import bench, bench_json, bench_table
+    from ptb_lm.report.bench import PAPER_PRESETS, bench, bench_json, bench_table
     from ptb_lm.training.environment import describe_environment
 
     rows = []

@@ -4,37 +4,21 @@ A word's step, forward and backward, takes 6 * (8 L H^2 + H V) operations: two f
 it meets, as many again for the gradient of its input, and for that of the weight.
 """
 
-import json
-import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from statistics import median
+from typing import Any
 
 from ptb_lm.config import Config, resolve
-from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.errors import InputError
 from ptb_lm.report.bench_worker import WORDS
+from ptb_lm.report.timed_process import Spread, timed_process
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
-ROUND_SECONDS = 2.0
+PAPER_PRESETS = ("small", "medium", "large")
 FLOAT_BYTES = {"fp32": 4, "bf16": 2}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What the rounds of a measurement gave."""
-
-    median: float
-    least: float
-    greatest: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        """Sum up the rounds."""
-        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -77,32 +61,18 @@ def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> B
     """Measure a preset: limit, then training and stock by turns, then evaluation.
 
     Raises:
-        InputError: stock is not here, as in an installation without the source tree.
+        InputError: there is no such preset or precision, or stock is not here, as in an
+            installation without the source tree.
         PtbLmError: a process that measures failed.
     """
-    config = resolve(preset)
+    config = resolve(preset, options={"precision": precision})
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
-    with _worker(preset, precision, "limit") as limits:
-        measured = [limits.work(1) for _ in range(rounds)]
-    limit = max(each["operations_rate"] for each in measured)
-    bytes_rate = statistics.median(each["bytes_rate"] for each in measured)
-
-    with ExitStack() as stack:
-        ours = stack.enter_context(_worker(preset, precision, "training"))
-        stock = stack.enter_context(_stock(config)) if against_stock else None
-        steps = ours.units_of_a_round()
-        if stock is not None:
-            stock.work(steps)  # to warm up
-        ours_rates, stock_rates = [], []
-        for _ in range(rounds):
-            result = ours.work(steps)
-            ours_rates.append(result["words"] / result["seconds"])
-            if stock is not None:
-                stock_rates.append(result["words"] / stock.work(steps)["seconds"])
-        training_bytes = int(result["peak_bytes"])
-
-    with _worker(preset, precision, "evaluation") as evaluation:
+    limit, bytes_rate = _limits(preset, precision, rounds)
+    ours_rates, stock_rates, training_bytes = _training(
+        preset, precision, _stock_command(config) if against_stock else None, rounds
+    )
+    with timed_process(worker_command(preset, precision, "evaluation")) as evaluation:
         thousands = evaluation.units_of_a_round()
         evaluated = [evaluation.work(thousands) for _ in range(rounds)]
 
@@ -126,6 +96,33 @@ def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> B
         training_bytes=training_bytes,
         evaluation_bytes=int(evaluated[-1]["peak_bytes"]),
     )
+
+
+def _limits(preset: str, precision: str, rounds: int) -> tuple[float, float]:
+    """Return the best rate of any product of a step, and of reading memory, each a second."""
+    with timed_process(worker_command(preset, precision, "limit")) as limits:
+        measured = [limits.work(1) for _ in range(rounds)]
+    best = max(each["operations_rate"] for each in measured)
+    return best, median(each["bytes_rate"] for each in measured)
+
+
+def _training(
+    preset: str, precision: str, stock_command: list[str] | None, rounds: int
+) -> tuple[list[float], list[float], int]:
+    """Return words per second of each round, stock's beside them, and the peak of memory."""
+    ours_rates, stock_rates = [], []
+    with ExitStack() as stack:
+        ours = stack.enter_context(timed_process(worker_command(preset, precision, "training")))
+        stock = stack.enter_context(timed_process(stock_command)) if stock_command else None
+        steps = ours.units_of_a_round()
+        if stock is not None:
+            stock.work(steps)  # to warm up
+        for _ in range(rounds):
+            result = ours.work(steps)
+            ours_rates.append(result["words"] / result["seconds"])
+            if stock is not None:
+                stock_rates.append(result["words"] / stock.work(steps)["seconds"])
+        return ours_rates, stock_rates, int(result["peak_bytes"])
 
 
 def bench_table(rows: list[BenchRow]) -> str:
@@ -163,40 +160,12 @@ def bench_json(rows: list[BenchRow], environment: dict[str, Any]) -> dict[str, A
     return {"environment": environment, "presets": [asdict(row) for row in rows]}
 
 
-class _Worker:
-    """Another process that works when it is told to, and idles while another is timed."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        self.command = command
-
-    def work(self, units: int) -> dict[str, float]:
-        """Have it do so many units, and return its figures, ``seconds`` among them."""
-        cast(IO[str], self.process.stdin).write(f"{units}\n")
-        line = cast(IO[str], self.process.stdout).readline()
-        if not line:
-            code = self.process.wait()
-            raise PtbLmError(f"{' '.join(self.command)}: ended with code {code} while it was timed")
-        result = json.loads(line)
-        return result if isinstance(result, dict) else {"seconds": result}
-
-    def units_of_a_round(self) -> int:
-        """Warm up, and return how many units take about as long as a round is to take."""
-        self.work(1)
-        return max(1, round(ROUND_SECONDS * 2 / self.work(2)["seconds"]))
+def worker_command(preset: str, precision: str, task: str) -> list[str]:
+    """Return the command of a process that does one of the worker's tasks."""
+    return [sys.executable, "-m", "ptb_lm.report.bench_worker", preset, precision, task]
 
 
-@contextmanager
-def _worker(preset: str, precision: str, task: str) -> Iterator[_Worker]:
-    command = [sys.executable, "-m", "ptb_lm.report.bench_worker", preset, precision, task]
-    with _process(command) as worker:
-        yield worker
-
-
-@contextmanager
-def _stock(config: Config) -> Iterator[_Worker]:
+def _stock_command(config: Config) -> list[str]:
     model, training = config.model, config.training
     options = {
         "words": WORDS,
@@ -209,15 +178,4 @@ def _stock(config: Config) -> Iterator[_Worker]:
         "init-range": model.init_range,
     }
     values = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    with _process([sys.executable, str(STOCK), *values]) as worker:
-        yield worker
-
-
-@contextmanager
-def _process(command: list[str]) -> Iterator[_Worker]:
-    worker = _Worker(command)
-    try:
-        yield worker
-    finally:
-        worker.process.kill()
-        worker.process.communicate()
+    return [sys.executable, str(STOCK), *values]

@@ -44,12 +44,15 @@ def main() -> None:
     with TASKS[task_name](preset, precision) as task:
         for line in sys.stdin:
             result = task(int(line))
-            result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+            result["peak_bytes"] = peak_bytes()
             sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
 
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+def peak_bytes() -> int:
+    """Return the most memory that this process has had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager

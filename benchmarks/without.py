@@ -1,0 +1,120 @@
+"""What each step towards speed brings: the trainer with one of them undone, by turns with it whole.
+
+``python benchmarks/without.py small`` prints, for each, words per second and the ratio to the
+whole, round by round; ``--write`` keeps them in results/speed/. For a machine that is quiet.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptb_lm.model import libraries, network
+from ptb_lm.report import bench_worker
+from ptb_lm.report.timed_process import Spread, timed_process
+from ptb_lm.training import loop
+from ptb_lm.training.environment import describe_environment
+
+EVIDENCE = Path(__file__).resolve().parents[1] / "results" / "speed"
+
+
+def default_products() -> None:
+    """Leave the products to PyTorch's default, MKL."""
+    libraries._is_amd = lambda: False
+
+
+def fresh_buffers() -> None:
+    """Leave large buffers to glibc's own ways."""
+    libraries._keep_large_buffers = lambda: None  # type: ignore[assignment]
+
+
+def dense_embedding() -> None:
+    """Update all rows of the embedding, most by zero."""
+    sparse = nn.Embedding
+    nn.Embedding = lambda words, width, sparse_=sparse, **_: sparse_(words, width)  # type: ignore
+
+
+def cross_entropy() -> None:
+    """Compute the objective by PyTorch's cross entropy, in buffers of its own."""
+
+    def objective(logits: Tensor, targets: Tensor) -> Tensor:
+        nll_sum = nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), reduction="sum"
+        )
+        return nll_sum / targets.shape[1]
+
+    loop.window_objective = objective  # type: ignore[attr-defined]
+
+
+def pytorchs_dropout() -> None:
+    """Draw the masks by PyTorch's dropout."""
+    network.Dropout = nn.Dropout  # type: ignore
+
+
+UNDONE: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "oneDNN's products": default_products,
+    "kept buffers": fresh_buffers,
+    "sparse embedding": dense_embedding,
+    "softmax in place": cross_entropy,
+    "masks from uniform numbers": pytorchs_dropout,
+}
+
+
+def main() -> None:
+    """Time the whole and each variant by turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("preset")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", action="store_true", help="keep the figures in results/speed/")
+    parser.add_argument("--undone", choices=UNDONE, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.undone:
+        UNDONE[options.undone]()
+        sys.argv[1:] = [options.preset, options.precision, "training"]
+        bench_worker.main()
+        return
+    result = {
+        "command": f"python benchmarks/without.py {options.preset} --write",
+        "environment": describe_environment(torch.device("cpu")),
+        "precision": options.precision,
+        "without": measure(options.preset, options.precision, options.rounds),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if options.write:
+        EVIDENCE.mkdir(parents=True, exist_ok=True)
+        (EVIDENCE / f"without-{options.preset}.json").write_text(text, encoding="utf-8")
+
+
+def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
+    """Return words per second without each step, and the ratio to the whole."""
+    rates: dict[str, list[float]] = {name: [] for name in UNDONE}
+    with ExitStack() as stack:
+        command = [sys.executable, __file__, preset, "--precision", precision, "--undone"]
+        variants = {name: stack.enter_context(timed_process([*command, name])) for name in UNDONE}
+        units = {name: variant.units_of_a_round() for name, variant in variants.items()}
+        for _ in range(rounds):
+            for name, variant in variants.items():
+                figures = variant.work(units["nothing"])
+                rates[name].append(figures["words"] / figures["seconds"])
+    whole = rates["nothing"]
+    return {
+        name: {
+            "words_per_second": asdict(Spread.of(values)),
+            "ratio": asdict(Spread.of([a / b for a, b in zip(values, whole, strict=True)])),
+        }
+        for name, values in rates.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

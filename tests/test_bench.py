@@ -1,0 +1,116 @@
+"""The bench: its arithmetic, and one real measurement of a tiny model from end to end."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from cli_support import done, ptb_lm
+
+from ptb_lm.config import preset_headline, resolve
+from ptb_lm.errors import PtbLmError
+from ptb_lm.report import bench, bench_worker, timed_process
+from ptb_lm.report.timed_process import Spread, TimedProcess
+
+TINY = {"hidden_size = 200": "hidden_size = 16", "batch_size = 20": "batch_size = 4"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("small", 15.8), ("medium", 79.6), ("large", 306)]
+)
+def test_the_operations_of_a_word_are_those_of_its_products(preset: str, millions: float) -> None:
+    """Two a weight and word, forward, and twice that backward; the embedding is no product."""
+    config = resolve(preset)
+    hidden = config.model.hidden_size
+    weights = config.model.layers * 2 * 4 * hidden**2 + hidden * 10_000
+    assert bench.operations_per_word(config) == 3 * 2 * weights
+    assert bench.operations_per_word(config) / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_a_spread_is_median_least_and_greatest() -> None:
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    text = Path(__file__).parents[1].joinpath("configs", "small.toml").read_text(encoding="utf-8")
+    for old, new in TINY.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(timed_process, "ROUND_SECONDS", 0.01)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
+    command = ("bench", "tiny.toml", "--against-stock", "--rounds", "2")
+    (row,) = json.loads(done(*command, "--json").out)["presets"]
+    assert row["preset"] == "tiny.toml"
+    for key in ("training", "evaluation", "stock", "against_stock"):
+        assert 0 < row[key]["least"] <= row[key]["median"] <= row[key]["greatest"]
+    config = resolve("tiny.toml")
+    operations = row["training"]["median"] * bench.operations_per_word(config)
+    assert row["share_of_limit"] == pytest.approx(operations / row["limit"])
+    assert 0 < row["share_of_limit"] < 1
+    low, high = row["training"], row["stock"]
+    assert row["against_stock"]["least"] >= low["least"] / high["greatest"] * 0.999
+    assert row["against_stock"]["greatest"] <= low["greatest"] / high["least"] * 1.001
+    for key in ("training_bytes", "evaluation_bytes"):
+        assert 100e6 < row[key] < 2e9
+    assert sorted(path.name for path in tiny.iterdir()) == ["tiny.toml"]  # nothing is left over
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
+def test_a_thousand_steps_take_no_more_memory_than_two_hundred(tiny: Path) -> None:
+    with bench_worker.training("tiny.toml", "fp32") as steps:
+        steps(200)
+        before = resident_bytes()
+        steps(1000)
+        assert resident_bytes() - before < 2e6  # the logits of one step alone take 3.2 MB
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_table_has_a_line_a_preset() -> None:
+    spread = Spread(1234.5, 1200.0, 1300.0)
+    row = bench.BenchRow(
+        "small", "fp32", spread, spread, None, None, 2e11, 0.5, 9e4, 400_000_000, 300_000_000
+    )
+    head, line = bench.bench_table([row]).splitlines()
+    assert len(head) == len(line)
+    for part in ("small fp32", "1,234", "1,200-1,300", "200", "50%", "90,000", "400", "300"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["samll"], ["config 'samll': no such preset", "did you mean 'small'?"]),
+        (["small", "--precision", "fp8"], ["--precision", "'fp32' or 'bf16'", "'fp8'"]),
+        (["small", "--rounds", "0"], ["--rounds"]),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], fragments: list[str]) -> None:
+    outcome = ptb_lm("bench", *arguments)
+    assert outcome.code == 2
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(fragment in error for fragment in fragments), error
+
+
+def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:
+    timed = TimedProcess(["false"])
+    timed.process.wait()
+    with pytest.raises(PtbLmError, match="false: ended with code 1 while it was timed"):
+        timed.work(1)
+    timed.process.communicate()
+
+
+def test_every_task_and_preset_of_the_bench_is_there() -> None:
+    assert set(bench_worker.TASKS) == {"training", "evaluation", "limit"}
+    assert all(preset_headline(preset) for preset in bench.PAPER_PRESETS)
