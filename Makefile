@@ -1,6 +1,7 @@
 # make demo             the main job on the built-in language, no corpus needed
 # make test             the whole test suite
 # make torture          the tests of what docs/RELIABILITY.md promises, in full
+# make bench            words per second of this machine, beside its limit
 # make reproduce-small  the paper's small model on the Penn Treebank
 PYTHON ?= python3
 SEED ?= 1
@@ -10,7 +11,7 @@ INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test torture check install reproduce-small table clean
+.PHONY: demo test torture bench check install reproduce-small table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -33,6 +34,19 @@ check: $(INSTALLED)
 
 reproduce-small: $(INSTALLED)
 	$(BIN)/python scripts/reproduce.py small --seed $(SEED) --precision $(PRECISION)
+
+# What docs/SPEED.md shows of this machine, which must do nothing else; twenty minutes.
+bench: $(INSTALLED)
+	mkdir -p results/speed
+	$(BIN)/ptb-lm bench --against-stock --json > results/speed/.bench
+	mv results/speed/.bench results/speed/bench-fp32.json
+	$(BIN)/ptb-lm bench --against-stock --precision bf16 --json > results/speed/.bench
+	mv results/speed/.bench results/speed/bench-bf16.json
+	$(BIN)/python benchmarks/without.py small --write
+	$(BIN)/python benchmarks/without.py medium --write
+	$(BIN)/python benchmarks/around.py --write
+	$(BIN)/python benchmarks/processes.py --write
+	$(BIN)/python scripts/make_table.py
 
 # The table of the README again from the evidence under results/; no model is loaded.
 table: $(INSTALLED)

@@ -1,94 +1,34 @@
 """Rewrite every table of the README and of docs/ from the evidence under ``results/``."""
 
-import ast
-import json
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from reliability_page import reliability_blocks
+from speed_page import speed_blocks
 
 from ptb_lm.report.table import read_evidence, results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
+PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "RELIABILITY.md": reliability_blocks,
+    "SPEED.md": speed_blocks,
+}
+"""The pages of docs/ with tables, and what makes these, by name, from the folder of evidence."""
+
 
 def main() -> None:
     """Rewrite the pages and print the table of results."""
-    runs = read_evidence(ROOT / "results")
+    results = ROOT / "results"
+    runs = read_evidence(results)
     readme = ROOT / "README.md"
     readme.write_text(with_results(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
-    page = ROOT / "docs" / "RELIABILITY.md"
-    if page.exists():
-        text = with_blocks(page.read_text(encoding="utf-8"), reliability_blocks(ROOT / "results"))
-        page.write_text(text, encoding="utf-8")
+    for name, blocks in PAGES.items():
+        page = ROOT / "docs" / name
+        if page.exists():
+            text = with_blocks(page.read_text(encoding="utf-8"), blocks(results))
+            page.write_text(text, encoding="utf-8")
     print(results_table(runs))
-
-
-def reliability_blocks(results: Path) -> dict[str, str]:
-    """Return the tables of docs/RELIABILITY.md by name."""
-    folder = results / "reliability"
-    torture = json.loads((folder / "torture.json").read_text(encoding="utf-8"))
-    cost = json.loads((folder / "checkpoint_cost.json").read_text(encoding="utf-8"))
-    return {"promises": promises_table(torture), "checkpoint cost": cost_table(cost)}
-
-
-def promises_table(torture: dict[str, Any]) -> str:
-    """Return what is promised, how it is tested, and what the last full run counted."""
-    lines = [
-        "| promise | how it is tested | the last full run |",
-        "|---|---|---|",
-    ]
-    for name, promise in torture["promises"].items():
-        said = f"**{name.capitalize()}.** {promise}"
-        for (path, function), counts in _counts(torture["tests"], name).items():
-            counted = ", ".join(f"{number:,} {what}" for what, number in counts.items())
-            how = f"{_purpose(path, function)} ([{Path(path).stem}](../{path}))"
-            lines.append(f"| {said} | {how} | {counted} |")
-            said = ""
-    return "\n".join([*lines, "", f"{torture['minutes']:.0f} minutes. {_where(torture)}"])
-
-
-def _counts(tests: list[dict[str, Any]], promise: str) -> dict[tuple[str, str], Counter[str]]:
-    """Add up what the cases of each test of a promise have counted, by its file and function."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for test in tests:
-        if test["promise"] == promise:
-            path, _, case = test["test"].partition("::")
-            counts.setdefault((path, case.partition("[")[0]), Counter()).update(test["counts"])
-    return counts
-
-
-def _purpose(path: str, function: str) -> str:
-    """Return what a test says that it does: the first paragraph of its docstring, on one line."""
-    for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            paragraph = (ast.get_docstring(node) or function).partition("\n\n")[0]
-            return " ".join(paragraph.split()).rstrip(".").replace("|", "\\|")
-    raise KeyError(f"{path}::{function}: the evidence names a test that is not there")
-
-
-def cost_table(cost: dict[str, Any]) -> str:
-    """Return what checkpoints cost of the training time."""
-    lines = [
-        "| model | last.pt, MB | writing it, s | share of the time, every "
-        f"{cost['checkpoint_minutes']:g} minutes | checks, share of a step |",
-        "|---|---|---|---|---|",
-    ]
-    for row in cost["presets"]:
-        low, high = row["save_seconds_range"]
-        lines.append(
-            f"| {row['preset']} | {row['megabytes']:.0f} "
-            f"| {row['save_seconds']:.2f} ({low:.2f} to {high:.2f}) "
-            f"| {row['share_of_time']:.2%} | {row['checks_share_of_step']:.3%} |"
-        )
-    return "\n".join([*lines, "", _where(cost)])
-
-
-def _where(evidence: dict[str, Any]) -> str:
-    environment = evidence["environment"]
-    return (
-        f"Commit {environment['commit'][:12]}, {environment['system']}, "
-        f"{environment['processor']}, PyTorch {environment['torch']}."
-    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_table import reliability_blocks
+from make_table import PAGES
 from promises import PROMISES
 
 from ptb_lm.config import recipe_of, resolve
@@ -49,9 +49,10 @@ def test_another_figure_in_the_evidence_would_show() -> None:
     assert example_output([changed]) != example_output([run])
 
 
-def test_the_page_of_reliability_has_what_the_last_full_run_counted() -> None:
-    page = (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
-    assert with_blocks(page, reliability_blocks(ROOT / "results")) == page
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_of_a_page_are_made_from_the_evidence(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert with_blocks(page, PAGES[name](ROOT / "results")) == page
 
 
 def test_the_last_full_run_failed_in_nothing_and_tried_every_promise() -> None:
@@ -75,6 +76,16 @@ def test_small_with_seed_1_reaches_the_papers_figures() -> None:
     assert (run.scores["valid"].text.streams, run.scores["test"].text.streams) == (20, 1)
     assert valid.perplexity <= TABLE_1["small"].valid == 120.7
     assert test.perplexity <= TABLE_1["small"].test == 114.5
+
+
+@pytest.mark.parametrize(
+    "run", [run for run in EVIDENCE if run.config.run.precision == "bf16"], ids=str
+)
+def test_a_run_in_bfloat16_is_within_a_hundredth_of_the_one_in_float32(run) -> None:
+    twin_name = run.config.run_name.replace("-bf16-", "-")
+    (twin,) = [twin for twin in EVIDENCE if twin.config.run_name == twin_name]
+    reached, expected = (figure(each.scores["test"].log_probabilities) for each in (run, twin))
+    assert reached.perplexity == pytest.approx(expected.perplexity, rel=0.01)
 
 
 @pytest.mark.parametrize("run", EVIDENCE, ids=NAMES)

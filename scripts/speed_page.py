@@ -1,0 +1,97 @@
+"""The tables of docs/SPEED.md from what ``make bench`` measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def speed_blocks(results: Path) -> dict[str, str]:
+    """Return the tables of the page by name."""
+    folder = results / "speed"
+    bench = [_read(folder / f"bench-{precision}.json") for precision in ("fp32", "bf16")]
+    without = [_read(folder / f"without-{preset}.json") for preset in ("small", "medium")]
+    return {
+        "bench": bench_block(bench),
+        "steps": steps_block(without),
+        "around": around_block(_read(folder / "around.json"), bench[0]),
+        "processes": processes_block(_read(folder / "processes.json")),
+    }
+
+
+def bench_block(parts: list[dict[str, Any]]) -> str:
+    """Return words per second beside the limit and beside stock."""
+    lines = [
+        "| model, precision | words/s | limit, GFLOP/s | share of it | words/s if only memory "
+        "counted | evaluation, words/s | peak MB: training, evaluation | stock, words/s | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_bench_row(row) for part in parts for row in part["presets"]]
+    return "\n".join([*lines, "", where_measured(parts[0])])
+
+
+def _bench_row(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['preset']}, {row['precision']} | {_spread(row['training'])} "
+        f"| {row['limit'] / 1e9:.0f} | {row['share_of_limit']:.0%} "
+        f"| {row['memory_floor']:,.0f} | {_spread(row['evaluation'])} "
+        f"| {row['training_bytes'] / 1e6:,.0f}, {row['evaluation_bytes'] / 1e6:,.0f} "
+        f"| {_spread(row['stock'])} | {_ratio(row['against_stock'])} |"
+    )
+
+
+def steps_block(parts: list[dict[str, Any]]) -> str:
+    """Return what is lost without each step towards speed."""
+    names = [name for name in parts[0]["without"] if name != "nothing"]
+    heads = [part["command"].split()[2] for part in parts]
+    lines = [f"| without | {' | '.join(heads)} |", f"|---|{'---|' * len(parts)}"]
+    for name in names:
+        ratios = (_ratio(part["without"][name]["ratio"]) for part in parts)
+        lines.append(f"| {name} | {' | '.join(ratios)} |")
+    return "\n".join([*lines, "", where_measured(parts[0])])
+
+
+def around_block(around: dict[str, Any], bench: dict[str, Any]) -> str:
+    """Return what is around the step, in seconds."""
+    names = ("help", "reading the Penn Treebank", "small's test figure, one stream")
+    lines = ["| what | seconds |", "|---|---|"]
+    lines += [f"| {name} | {_spread(around[name], 2)} |" for name in names]
+    (small,) = [row for row in bench["presets"] if row["preset"] == "small"]
+    epoch = 929_589 / small["training"]["median"]
+    lines.append(f"| an epoch of small, at the rate above | {epoch:.0f} |")
+    return "\n".join([*lines, "", where_measured(around)])
+
+
+def processes_block(processes: dict[str, Any]) -> str:
+    """Return one training on every core beside one a core."""
+    names = ("one process on every core", "one process a core")
+    lines = [f"| model, precision | {' | '.join(names)}, in all | ratio |", "|---|---|---|---|"]
+    for pair in processes["pairs"]:
+        rates = " | ".join(_spread(pair[name]) for name in names)
+        ratio = _ratio(pair["ratio"])
+        lines.append(f"| {pair['preset']}, {pair['precision']} | {rates} | {ratio} |")
+    return "\n".join([*lines, "", where_measured(processes)])
+
+
+def where_measured(evidence: dict[str, Any]) -> str:
+    """Say of which commit a figure is, and of what machine."""
+    environment = evidence["environment"]
+    threads = environment["threads"]
+    return (
+        f"Commit {environment['commit'][:12]}, {environment['system']}, "
+        f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}, "
+        f"PyTorch {environment['torch']}."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    evidence: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return evidence
+
+
+def _spread(spread: dict[str, float], digits: int = 0) -> str:
+    low, high = (f"{spread[key]:,.{digits}f}" for key in ("least", "greatest"))
+    return f"{spread['median']:,.{digits}f} ({low} to {high})"
+
+
+def _ratio(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.2f} ({spread['least']:.2f} to {spread['greatest']:.2f})"
