@@ -172,7 +172,6 @@ def evaluate_checkpoints(
                 f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
                 f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
             )
-        set_libraries(checkpoint.config.run.precision)
         tokens = _tokens(checkpoint, path, request, data_dir, stop)
         text = scored_text(
             checkpoint.vocabulary,
@@ -182,6 +181,7 @@ def evaluate_checkpoints(
             batch_size=checkpoint.config.training.batch_size,
         )
         with memory_errors_explained(checkpoint.config, "nothing was written"):
+            set_libraries(checkpoint.config.run.precision)
             network = checkpoint.network().to(torch_device)
             members.append(score_text(network, tokens, text, str(path), stop))
         configs.append(checkpoint.config)

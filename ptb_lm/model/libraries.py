@@ -96,10 +96,11 @@ def _keep_large_buffers() -> None:
 def require_headroom() -> None:
     """Reserve address space and give it back at once, untouched: ten microseconds.
 
-    oneDNN, which runs PyTorch's fused LSTM on the CPU, builds its kernels when a shape comes for
-    the first time. It does not look whether it was given the few megabytes that their descriptors
-    and code take: under ``ulimit -v``, one process in a hundred would die of a segmentation fault
-    there. This turns it into an exception.
+    To be called before a forward and before a backward pass. oneDNN, which runs PyTorch's fused
+    LSTM on the CPU, builds its kernels when a shape comes for the first time. It does not look
+    whether it was given the few megabytes that their descriptors and code take: under
+    ``ulimit -v``, one process in a hundred would die of a segmentation fault there. This turns it
+    into an exception.
 
     Raises:
         MemoryError: the system grants no more 32 MiB.

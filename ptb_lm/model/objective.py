@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ptb_lm.corpus.batching import evaluation_windows, require_columns
 from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.model.libraries import require_headroom
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import first_streams
 from ptb_lm.stop import NEVER, StopFlag
@@ -61,6 +62,7 @@ class _SummedNll(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """Give the gradient of the logits, (N, V)."""
+        require_headroom()  # for the kernels of the backward pass, which begins here
         targets: Tensor = context.targets
         gradient: Tensor = context.probabilities
         del context.probabilities  # a second backward pass is an error, not another gradient

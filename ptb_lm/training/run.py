@@ -143,8 +143,8 @@ def open_run(
     folder = RunFolder(path)
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device = choose_device(config.run.device)
-    set_libraries(config.run.precision)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
+        set_libraries(config.run.precision)
         corpus = load_corpus(config.run.data, data_dir, stop)
         run = _new_run(config, corpus, folder, device)
         begins_anew = not (resume and folder.resumable)
