@@ -29,7 +29,7 @@ def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (T, B, V). Overwritten, as they are the largest tensor of a step: by their
-            log-probabilities, and in the backward pass by their gradient.
+            softmax, and that in the backward pass by their gradient.
         targets: int64 (T, B).
     """
     streams = targets.shape[1]
