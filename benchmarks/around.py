@@ -5,16 +5,15 @@ results/speed/.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import show
 
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import data_directory, load_corpus
@@ -23,8 +22,6 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import target_log_probabilities
 from ptb_lm.report.timed_process import Spread
 from ptb_lm.training.environment import describe_environment
-
-EVIDENCE = Path(__file__).resolve().parents[1] / "results" / "speed" / "around.json"
 
 
 def seconds(work: Callable[[], Any], repetitions: int) -> dict[str, float]:
@@ -61,11 +58,7 @@ def main() -> None:
             lambda: target_log_probabilities(network, test, streams=1), 5
         ),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if options.write:
-        EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
-        EVIDENCE.write_text(text, encoding="utf-8")
+    show(result, "speed/around.json", keep=options.write)
 
 
 if __name__ == "__main__":

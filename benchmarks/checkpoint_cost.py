@@ -5,7 +5,6 @@ place; it takes some minutes. ``--write`` keeps the figures in results/reliabili
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import show
 
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import data_directory
@@ -24,7 +24,6 @@ from ptb_lm.training.run import Run, open_run
 STEPS = {"small": 60, "medium": 20, "large": 6}
 SAVES = 9
 CHECKS = 2000
-EVIDENCE = Path(__file__).resolve().parents[1] / "results" / "reliability" / "checkpoint_cost.json"
 
 
 def measure(preset: str, folder: Path) -> dict[str, Any]:
@@ -76,11 +75,7 @@ def main() -> None:
         "checkpoint_minutes": resolve("small").run.checkpoint_minutes,
         "presets": presets,
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if options.write:
-        EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
-        EVIDENCE.write_text(text, encoding="utf-8")
+    show(result, "reliability/checkpoint_cost.json", keep=options.write)
 
 
 if __name__ == "__main__":

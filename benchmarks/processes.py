@@ -4,21 +4,18 @@ For a machine that is quiet. ``--write`` keeps the figures in results/speed/.
 """
 
 import argparse
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import show
 
 from ptb_lm.report.bench import worker_command
 from ptb_lm.report.timed_process import Spread, TimedProcess, timed_process
 from ptb_lm.training.environment import describe_environment
-
-EVIDENCE = Path(__file__).resolve().parents[1] / "results" / "speed" / "processes.json"
 
 
 def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
@@ -65,11 +62,7 @@ def main() -> None:
             for precision in ("fp32", "bf16")
         ],
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if options.write:
-        EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
-        EVIDENCE.write_text(text, encoding="utf-8")
+    show(result, "speed/processes.json", keep=options.write)
 
 
 if __name__ == "__main__":

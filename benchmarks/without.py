@@ -5,15 +5,14 @@ whole, round by round; ``--write`` keeps them in results/speed/. For a machine t
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import show
 from torch import Tensor, nn
 
 from ptb_lm.model import libraries, network
@@ -21,8 +20,6 @@ from ptb_lm.report import bench_worker
 from ptb_lm.report.timed_process import Spread, timed_process
 from ptb_lm.training import loop
 from ptb_lm.training.environment import describe_environment
-
-EVIDENCE = Path(__file__).resolve().parents[1] / "results" / "speed"
 
 
 def default_products() -> None:
@@ -88,11 +85,7 @@ def main() -> None:
         "precision": options.precision,
         "without": measure(options.preset, options.precision, options.rounds),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if options.write:
-        EVIDENCE.mkdir(parents=True, exist_ok=True)
-        (EVIDENCE / f"without-{options.preset}.json").write_text(text, encoding="utf-8")
+    show(result, f"speed/without-{options.preset}.json", keep=options.write)
 
 
 def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
