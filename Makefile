@@ -24,7 +24,7 @@ test: $(INSTALLED)
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
-	$(BIN)/python -m pytest $(PARALLEL) -m promise --full --tally results/reliability/torture.json
+	$(BIN)/python -m pytest $(PARALLEL) -m promise --full --tally=results/reliability/torture.json tests
 	$(BIN)/python scripts/make_table.py
 
 check: $(INSTALLED)
