@@ -3,15 +3,18 @@
 # make torture          the tests of what docs/RELIABILITY.md promises, in full
 # make bench            words per second of this machine, beside its limit
 # make reproduce-small  the paper's small model on the Penn Treebank
+# make reproduce-average  several seeds of it at once, and their average (PRESET=, SEEDS=10)
 PYTHON ?= python3
 SEED ?= 1
+PRESET ?= small
+SEEDS ?= 10
 PRECISION ?= fp32
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test torture bench check install reproduce-small table clean
+.PHONY: demo test torture bench check install reproduce-small reproduce-average table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -34,6 +37,10 @@ check: $(INSTALLED)
 
 reproduce-small: $(INSTALLED)
 	$(BIN)/python scripts/reproduce.py small --seed $(SEED) --precision $(PRECISION)
+
+# Every seed from 1 to SEEDS, a process a core; goes on where it was, member by member.
+reproduce-average: $(INSTALLED)
+	$(BIN)/python scripts/reproduce_average.py $(PRESET) --seeds $(SEEDS) --precision $(PRECISION)
 
 # What docs/SPEED.md shows of this machine, which must do nothing else; twenty minutes.
 bench: $(INSTALLED)

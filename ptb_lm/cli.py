@@ -194,10 +194,12 @@ def generate(
 
     from ptb_lm.corpus.text import EOS, from_command_line
     from ptb_lm.evaluation.generate import generate as sample
+    from ptb_lm.model.libraries import set_libraries
     from ptb_lm.training.checkpoint import load_checkpoint
     from ptb_lm.training.environment import choose_device
 
     loaded = load_checkpoint(checkpoint)
+    set_libraries(loaded.config.run.precision)
     network = loaded.network().to(choose_device(device or "auto"))
     generator = torch.Generator().manual_seed(seed)
     start = from_command_line(prompt).split()

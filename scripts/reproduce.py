@@ -12,7 +12,8 @@ import make_table
 
 from ptb_lm.__main__ import main
 from ptb_lm.config import resolve
-from ptb_lm.training.run_folder import RunFolder
+from ptb_lm.durable import durable_file, remove_partial_files
+from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
 
 def ptb_lm(*arguments: str) -> None:
@@ -28,11 +29,13 @@ def ptb_lm(*arguments: str) -> None:
 
 
 def keep_evidence(run: RunFolder, results: Path) -> None:
-    """Copy a finished run without its checkpoints."""
+    """Copy a finished run without its checkpoints, its config last: with it, all is there."""
     results.mkdir(parents=True, exist_ok=True)
-    scores = [run.scores(split) for split in ("valid", "test")]
-    for file in (run.config, run.environment, run.metrics, *scores):
-        shutil.copyfile(file, results / file.name)
+    remove_partial_files(results)
+    scores = [run.scores(split) for split in SCORED_SPLITS]
+    for file in (*scores, run.metrics, run.environment, run.config):
+        with file.open("rb") as source, durable_file(results / file.name) as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def reproduce() -> None:
@@ -41,16 +44,18 @@ def reproduce() -> None:
     parser.add_argument("preset")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--no-table", action="store_true", help="leave the table as it is")
     options = parser.parse_args()
     choice = ("--seed", options.seed, "--precision", options.precision)
     ptb_lm("train", "--config", options.preset, *choice, "--resume")
     chosen = {"seed": int(options.seed), "precision": options.precision}
     name = resolve(options.preset, options=chosen).run_name
     run = RunFolder(Path("runs") / name)
-    for split in ("valid", "test"):  # from the saved checkpoint, as anyone else would
+    for split in SCORED_SPLITS:  # from the saved checkpoint, as anyone else would
         ptb_lm("eval", str(run.last), "--split", split)
     keep_evidence(run, Path("results") / name)
-    make_table.main()
+    if not options.no_table:
+        make_table.main()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ PROTOCOLS = ("stream", "columns")
 PLAUSIBLE_BYTES = 40_000_000
 PLAUSIBLE_RATIO = 20
 LONGEST_HEADER = 256
+LONGEST_DIRECTORY = 1000
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ def load_scores(path: Path) -> Scores:
     if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
         raise InputError(f"{path}: no such score file")
     try:
+        _require_short_directory(path)
         with zipfile.ZipFile(path) as archive:
             _require_plausible_size(archive, path.stat().st_size)
             description = json.loads(_member(archive, "description").tobytes())
@@ -179,6 +182,19 @@ def load_scores(path: Path) -> Scores:
     if not fits or not len(log_probabilities) or not (log_probabilities <= 0).all():
         raise _not_scores(path)
     return Scores(str(path), text, log_probabilities)
+
+
+def _require_short_directory(path: Path) -> None:
+    """Raise an exception if an archive lists more than a few members, each of which takes memory.
+
+    The last 22 bytes of an archive without a comment say how long its list is, unless the 20 before
+    them lead to another record that says so.
+    """
+    with path.open("rb") as file:
+        file.seek(-42, os.SEEK_END)
+        before, mark, directory_bytes = struct.unpack("<4s16x4s8xI6x", file.read())
+    if before == b"PK\6\7" or mark != b"PK\5\6" or directory_bytes > LONGEST_DIRECTORY:
+        raise ValueError("not the end of a score file")
 
 
 def _require_plausible_size(archive: zipfile.ZipFile, packed: int) -> None:

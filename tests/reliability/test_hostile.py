@@ -1007,7 +1007,6 @@ SCORE_FILES: dict[str, Callable[[int], bytes]] = {
 }
 
 GOOD_IN_EFFECT = {
-    "members one upon another",  # beside the two arrays, which are good
     "a pickle before an archive",  # of which the archive alone is read
     "an array before an archive",
 }

@@ -19,7 +19,9 @@ import pytest
 import torch
 from checkpoints import (
     SECONDS,
+    STEPS_PER_EPOCH,
     STOPPED,
+    STOPPED_AT,
     WHOLE,
     environment,
     error_line,
@@ -389,8 +391,8 @@ def test_the_previous_checkpoint_is_kept_without_hard_links(
 ) -> None:
     """Where the system makes no hard links each save keeps the one before it as a copy."""
     recorder = Recorder(Path(STOPPED), monkeypatch)
-    saves = tally.amount(8, 17)
-    for step in range(41, 41 + saves):
+    saves = tally.amount(8, 2 * STEPS_PER_EPOCH - STOPPED_AT)  # an epoch's end would be one more
+    for step in range(STOPPED_AT + 1, STOPPED_AT + 1 + saves):
         before = LAST.read_bytes()
         done(*resume(STOPPED, "--max-steps", str(step)))
         assert PREVIOUS.read_bytes() == before

@@ -1,0 +1,133 @@
+"""Several seeds at once, in processes of their own: kept, gone on with, averaged, or failed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import make_table
+import numpy as np
+import pytest
+import reproduce_average
+from cli_support import contents
+from reproduce_average import Member, make_members
+
+from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.stop import NEVER
+
+SCRIPT = Path(reproduce_average.__file__)
+
+TINY = """
+[model]
+cell = "lstm"
+layers = 1
+hidden_size = 8
+dropout = 0.5
+init_range = 0.1
+
+[training]
+batch_size = 20
+unrolled_steps = 20
+epochs = 2
+learning_rate = 1.0
+constant_epochs = 1
+decay = 2.0
+clip_norm = 5.0
+
+[run]
+config = "tiny"
+data = "synthetic"
+checkpoint_minutes = 0.0001
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a config that takes a second, whose table is not the real one."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr(make_table, "main", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def average_of(seeds: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["reproduce_average.py", "tiny.toml", "--seeds", str(seeds)])
+    return reproduce_average.main()
+
+
+def test_the_members_are_made_and_averaged_and_only_what_is_missing_is_made_later(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert average_of(2, monkeypatch) == 0
+    first = contents(checkout / "results")
+    printed = capsys.readouterr()
+    assert "average of 2: test perplexity" in printed.out
+    assert "average of 2: valid perplexity" in printed.out
+    assert "tiny-seed1: done" in printed.err
+
+    assert average_of(3, monkeypatch) == 0
+    printed = capsys.readouterr()
+    assert "average of 3: test perplexity" in printed.out
+    assert "tiny-seed1: under way" not in printed.err
+    assert "tiny-seed3: done" in printed.err
+    later = contents(checkout / "results")
+    assert {path: later[path] for path in first} == first
+    scores = [load_scores(Path(f"results/tiny-seed{seed}/scores-test.npz")) for seed in (1, 2, 3)]
+    assert not np.array_equal(scores[0].log_probabilities, scores[1].log_probabilities)
+
+
+def test_stopped_it_has_saved_each_member_and_goes_on_to_the_same_scores(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert average_of(2, monkeypatch) == 0
+    scores = {
+        path: text for path, text in contents(checkout / "results").items() if "scores" in path
+    }
+    for folder in ("results", "runs"):
+        shutil.rmtree(checkout / folder)
+    command = [sys.executable, str(SCRIPT), "tiny.toml", "--seeds", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        runs = [checkout / "runs" / f"tiny-seed{seed}" for seed in (1, 2)]
+        while not all((run / "last.pt").exists() for run in runs):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 143
+    assert "the same command goes on" in errors
+    for run in runs:
+        assert "stopped by SIGTERM" in run.with_suffix(".log").read_text()
+    assert not (checkout / "results").exists()
+    assert average_of(2, monkeypatch) == 0
+    assert scores.items() <= contents(checkout / "results").items()
+
+
+def test_a_member_that_fails_does_not_take_the_others_along(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "runs").mkdir()
+    (checkout / "runs" / "tiny-seed1").write_text("no folder")
+    assert average_of(2, monkeypatch) == 1
+    printed = capsys.readouterr()
+    assert "tiny-seed1: failed" in printed.err
+    assert "runs/tiny-seed1" in printed.err.splitlines()[-1]
+    assert "tiny-seed2: done" in printed.err
+    assert "results/tiny-seed2/scores-test.npz: test perplexity" in printed.out
+
+
+def test_no_more_run_at_once_than_asked_and_they_share_the_cores(checkout: Path) -> None:
+    """Each member here notes when it began and ended, and with how many threads."""
+    note = (
+        "import os, sys, time; began = time.time(); time.sleep(0.5); "
+        "print(began, time.time(), os.environ['OMP_NUM_THREADS'])"
+    )
+    members = [Member(f"m{number}", (sys.executable, "-c", note)) for number in range(5)]
+    assert make_members(members, 2, NEVER) == []
+    lines = [member.log.read_text().split() for member in members]
+    spans = [(float(began), float(ended)) for began, ended, _ in lines]
+    for moment, _ in spans:
+        assert sum(began <= moment < ended for began, ended in spans) <= 2
+    assert {threads for *_, threads in lines} == {str(max(1, (os.cpu_count() or 1) // 2))}
