@@ -42,7 +42,7 @@ reproduce-small: $(INSTALLED)
 reproduce-average: $(INSTALLED)
 	$(BIN)/python scripts/reproduce_average.py $(PRESET) --seeds $(SEEDS) --precision $(PRECISION)
 
-# What docs/SPEED.md shows of this machine, which must do nothing else; twenty minutes.
+# What docs/SPEED.md shows of this machine, which must do nothing else.
 bench: $(INSTALLED)
 	mkdir -p results/speed
 	$(BIN)/ptb-lm bench --against-stock --json > results/speed/.bench

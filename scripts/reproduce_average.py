@@ -18,6 +18,7 @@ from pathlib import Path
 import make_table
 
 from ptb_lm.config import resolve
+from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import load_scores
 from ptb_lm.report.summary import average_summary
 from ptb_lm.stop import StopFlag, Stopped
@@ -131,12 +132,15 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once")
     options = parser.parse_args()
-    members = [
-        Member.of(options.preset, seed, options.precision) for seed in range(1, options.seeds + 1)
-    ]
+    if min(options.seeds, options.processes) < 1:
+        parser.error("--seeds and --processes: expected 1 or more")
+    seeds = range(1, options.seeds + 1)
     try:
+        members = [Member.of(options.preset, seed, options.precision) for seed in seeds]
         with StopFlag() as stop:
             failed = make_members(members, options.processes, stop)
+    except InputError as error:
+        parser.error(str(error))
     except Stopped as stopped:
         _say(f"{stopped}; the same command goes on")
         return stopped.exit_code

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ptb_lm.report.bench_worker import TRAINING_TOKENS
+
 
 def speed_blocks(results: Path) -> dict[str, str]:
     """Return the tables of the page by name."""
@@ -56,7 +58,7 @@ def around_block(around: dict[str, Any], bench: dict[str, Any]) -> str:
     lines = ["| what | seconds |", "|---|---|"]
     lines += [f"| {name} | {_spread(around[name], 2)} |" for name in names]
     (small,) = [row for row in bench["presets"] if row["preset"] == "small"]
-    epoch = 929_589 / small["training"]["median"]
+    epoch = TRAINING_TOKENS / small["training"]["median"]
     lines.append(f"| an epoch of small, at the rate above | {epoch:.0f} |")
     return "\n".join([*lines, "", where_measured(around)])
 

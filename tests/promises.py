@@ -103,7 +103,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promise(name): tests one of the PROMISES")
     path = config.getoption("--tally")
-    if path is not None and not hasattr(config, "workerinput"):  # which pytest-xdist gives
+    is_worker = hasattr(config, "workerinput")  # which pytest-xdist gives
+    if path is not None and not (is_worker or config.option.collectonly):
         config.pluginmanager.register(TallyFile(path))
 
 

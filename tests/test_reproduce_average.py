@@ -12,7 +12,7 @@ import make_table
 import numpy as np
 import pytest
 import reproduce_average
-from cli_support import contents
+from cli_support import WORDS, contents, write_texts
 from reproduce_average import Member, make_members
 
 from ptb_lm.evaluation.scores import load_scores
@@ -29,9 +29,9 @@ dropout = 0.5
 init_range = 0.1
 
 [training]
-batch_size = 20
-unrolled_steps = 20
-epochs = 2
+batch_size = 2
+unrolled_steps = 5
+epochs = 8
 learning_rate = 1.0
 constant_epochs = 1
 decay = 2.0
@@ -39,7 +39,7 @@ clip_norm = 5.0
 
 [run]
 config = "tiny"
-data = "synthetic"
+data = "text"
 checkpoint_minutes = 0.0001
 """
 
@@ -48,6 +48,7 @@ checkpoint_minutes = 0.0001
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a config that takes a second, whose table is not the real one."""
     (tmp_path / "tiny.toml").write_text(TINY)
+    write_texts(tmp_path / "text", WORDS, seed=1)
     monkeypatch.setattr(make_table, "main", lambda: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -131,3 +132,26 @@ def test_no_more_run_at_once_than_asked_and_they_share_the_cores(checkout: Path)
     for moment, _ in spans:
         assert sum(began <= moment < ended for began, ended in spans) <= 2
     assert {threads for *_, threads in lines} == {str(max(1, (os.cpu_count() or 1) // 2))}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["samll", "--seeds", "2"], "did you mean 'small'?"),
+        (["small", "--seeds", "0"], "--seeds and --processes: expected 1 or more"),
+        (["small", "--seeds", "2", "--processes", "0"], "expected 1 or more"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_made(
+    checkout: Path,
+    arguments: list[str],
+    fragment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["reproduce_average.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        reproduce_average.main()
+    assert end.value.code == 2
+    assert fragment in capsys.readouterr().err
+    assert not (checkout / "runs").exists()

@@ -1,7 +1,10 @@
 """The reproduction script: from a preset to the evidence and the table, and on after a stop."""
 
 import hashlib
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import make_table
@@ -97,3 +100,18 @@ def test_a_stopped_run_goes_on_by_the_same_command(
     assert state.windows_done == 3
     reproduce.reproduce()
     assert (checkout / "results" / "small-seed4" / "scores-test.npz").exists()
+
+
+def test_make_torture_starts_where_its_evidence_lies_already() -> None:
+    root = Path(__file__).parents[1]
+    evidence = root / "results" / "reliability" / "torture.json"
+    before = evidence.read_bytes()
+    recipe = subprocess.run(
+        ["make", "--dry-run", "torture"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    (line,) = [line for line in recipe.splitlines() if "-m pytest" in line]
+    command = [sys.executable, *shlex.split(line)[1:], "--collect-only", "--numprocesses", "0"]
+    collected = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert collected.returncode == 0, collected.stderr
+    assert "test_kills.py" in collected.stdout
+    assert evidence.read_bytes() == before

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import IO, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,9 +158,10 @@ def load_scores(path: Path) -> Scores:
     if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
         raise InputError(f"{path}: no such score file")
     try:
-        _require_short_directory(path)
-        with zipfile.ZipFile(path) as archive:
-            _require_plausible_size(archive, path.stat().st_size)
+        with path.open("rb") as file:
+            _require_short_directory(file)
+            archive = zipfile.ZipFile(file)
+            _require_plausible_size(archive, os.fstat(file.fileno()).st_size)
             description = json.loads(_member(archive, "description").tobytes())
             log_probabilities = _member(archive, "log_probabilities")
         version = description.pop("format")
@@ -184,15 +185,14 @@ def load_scores(path: Path) -> Scores:
     return Scores(str(path), text, log_probabilities)
 
 
-def _require_short_directory(path: Path) -> None:
+def _require_short_directory(file: IO[bytes]) -> None:
     """Raise an exception if an archive lists more than a few members, each of which takes memory.
 
     The last 22 bytes of an archive without a comment say how long its list is, unless the 20 before
     them lead to another record that says so.
     """
-    with path.open("rb") as file:
-        file.seek(-42, os.SEEK_END)
-        before, mark, directory_bytes = struct.unpack("<4s16x4s8xI6x", file.read())
+    file.seek(-42, os.SEEK_END)
+    before, mark, directory_bytes = struct.unpack("<4s16x4s8xI6x", file.read())
     if before == b"PK\6\7" or mark != b"PK\5\6" or directory_bytes > LONGEST_DIRECTORY:
         raise ValueError("not the end of a score file")
 

@@ -859,6 +859,17 @@ def flagged(data: bytes, flag: int) -> bytes:
 
 
 GB = 10**9
+
+
+def listed_by_zip64(archive: bytes) -> bytes:
+    """Return an archive that has its list in a zip64 record, of which the end says otherwise."""
+    _, _, _, count, _, size, at, _ = struct.unpack("<4sHHHHIIH", archive[-22:])
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, at)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, at + size, 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 2, 2, 100, at, 0)
+    return archive[:-22] + record + locator + end
+
+
 SCORE_FILES: dict[str, Callable[[int], bytes]] = {
     # code
     "pickled scores": lambda size: pickled_array("log_probabilities"),
@@ -912,6 +923,9 @@ SCORE_FILES: dict[str, Callable[[int], bytes]] = {
     ),
     "members one upon another": lambda size: arrays_of(
         *(Member(f"{index}.npy", b"", local=0) for index in range(1000))
+    ),
+    "a long list behind a short one": lambda size: listed_by_zip64(
+        arrays_of(*(Member(f"{index}.npy", b"") for index in range(1000)))
     ),
     "two members of a name": lambda size: zipped(
         [Member("log_probabilities.npy", LOG_PROBABILITIES)] * 2
