@@ -8,7 +8,7 @@ PYTHON ?= python3
 SEED ?= 1
 PRESET ?= small
 SEEDS ?= 10
-PRECISION ?= fp32
+PRECISION ?= auto
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.

@@ -80,7 +80,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and dropout; default 1.")] = None,
     device: Device = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 (default) or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),
@@ -109,15 +111,16 @@ def train(
     options = {"data": data, "seed": seed, "device": device, "precision": precision}
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
-    folder = run_dir or Path("runs") / resolved.run_name
 
     with StopFlag() as stop:
         from ptb_lm.evaluation.evaluate import score_finished_run
         from ptb_lm.report.summary import run_summary
+        from ptb_lm.training.environment import settled
         from ptb_lm.training.loop import train as train_run
         from ptb_lm.training.run import open_run
 
         data_folder = data_directory(data_dir)
+        folder = run_dir or Path("runs") / settled(resolved).run_name
         with open_run(
             resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
         ) as run:
@@ -217,7 +220,7 @@ def bench_command(
     presets: Annotated[
         list[str] | None, typer.Argument(metavar="[PRESET...]", help="Default: the paper's three.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "auto",
     against_stock: Annotated[
         bool, typer.Option("--against-stock", help="Alternate with benchmarks/stock.py.")
     ] = False,

@@ -101,9 +101,10 @@ class RunOptions(Section):
     """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``fp32``: float32 in every product, on CUDA without TF32. ``bf16``: products of bfloat16,
-    weights and sums in float32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """``fp32``: float32 in every product. ``tf32``: likewise, but on CUDA their factors are rounded
+    to TF32. ``bf16``: products of bfloat16, weights and sums in float32. ``auto``: ``tf32`` on
+    CUDA, ``fp32`` elsewhere; a run records which."""
     log_steps: PositiveInt = 200
     """A line of metrics is written every so many steps, and one at each epoch's end."""
     checkpoint_minutes: PositiveFloat = 10.0
@@ -120,7 +121,8 @@ class Config(Section):
     @property
     def run_name(self) -> str:
         """What the run is called: its config, its seed, and its precision if that is unusual."""
-        precision = "" if self.run.precision == "fp32" else f"-{self.run.precision}"
+        usual = self.run.precision in ("auto", "fp32")
+        precision = "" if usual else f"-{self.run.precision}"
         return f"{self.run.config}{precision}-seed{self.run.seed}"
 
 

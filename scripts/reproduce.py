@@ -13,6 +13,7 @@ import make_table
 from ptb_lm.__main__ import main
 from ptb_lm.config import resolve
 from ptb_lm.durable import durable_file, remove_partial_files
+from ptb_lm.training.environment import settled
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
 
@@ -43,13 +44,13 @@ def reproduce() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--no-table", action="store_true", help="leave the table as it is")
     options = parser.parse_args()
     choice = ("--seed", options.seed, "--precision", options.precision)
     ptb_lm("train", "--config", options.preset, *choice, "--resume")
     chosen = {"seed": int(options.seed), "precision": options.precision}
-    name = resolve(options.preset, options=chosen).run_name
+    name = settled(resolve(options.preset, options=chosen)).run_name
     run = RunFolder(Path("runs") / name)
     for split in SCORED_SPLITS:  # from the saved checkpoint, as anyone else would
         ptb_lm("eval", str(run.last), "--split", split)

@@ -22,6 +22,7 @@ from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import load_scores
 from ptb_lm.report.summary import average_summary
 from ptb_lm.stop import StopFlag, Stopped
+from ptb_lm.training.environment import settled
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
 REPRODUCE = Path(__file__).with_name("reproduce.py")
@@ -46,7 +47,7 @@ class Member:
         options = {"seed": seed, "precision": precision}
         choice = ("--seed", str(seed), "--precision", precision, "--no-table")
         command = (sys.executable, str(REPRODUCE), preset, *choice)
-        return cls(resolve(preset, options=options).run_name, command)
+        return cls(settled(resolve(preset, options=options)).run_name, command)
 
     @property
     def log(self) -> Path:
@@ -129,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--seeds", type=int, required=True, help="from 1 to this")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once")
     options = parser.parse_args()
     if min(options.seeds, options.processes) < 1:

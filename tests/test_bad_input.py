@@ -262,7 +262,7 @@ MISTAKES = {
     ),
     "--precision nonsense": Mistake(
         train("--precision", "fp8"),
-        ["--precision: run.precision: expected 'fp32' or 'bf16', got 'fp8'"],
+        ["--precision: run.precision: expected 'auto', 'fp32', 'tf32' or 'bf16', got 'fp8'"],
     ),
     "--device nonsense in train": Mistake(
         train("--device", "gpu"), ["--device: run.device: expected 'auto', 'cpu' or 'cuda'", "gpu"]

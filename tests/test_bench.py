@@ -91,7 +91,10 @@ def test_the_table_has_a_line_a_preset() -> None:
     ("arguments", "fragments"),
     [
         (["samll"], ["config 'samll': no such preset", "did you mean 'small'?"]),
-        (["small", "--precision", "fp8"], ["--precision", "'fp32' or 'bf16'", "'fp8'"]),
+        (
+            ["small", "--precision", "fp8"],
+            ["--precision", "'auto', 'fp32', 'tf32' or 'bf16'", "'fp8'"],
+        ),
         (["small", "--rounds", "0"], ["--rounds"]),
     ],
 )

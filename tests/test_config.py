@@ -71,7 +71,7 @@ def test_how_a_run_is_made_has_these_defaults() -> None:
         "data": "ptb",
         "seed": 1,
         "device": "auto",
-        "precision": "fp32",
+        "precision": "auto",
         "log_steps": 200,
         "checkpoint_minutes": 10.0,
     }
@@ -210,7 +210,7 @@ def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
         "data": "elsewhere",
         "seed": 9,
         "device": "cpu",
-        "precision": "fp32",
+        "precision": "auto",
         "log_steps": 200,
         "checkpoint_minutes": 10.0,
     }

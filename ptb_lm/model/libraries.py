@@ -23,18 +23,17 @@ def set_libraries(precision: str) -> None:
     Set for the whole process; the last call counts.
 
     Args:
-        precision: ``fp32``: float32 in every product, on CUDA without TF32. ``bf16``: what
+        precision: ``fp32``: float32 in every product. ``tf32``: on CUDA the factors of every
+            product are rounded to TF32, 10 bits of mantissa; elsewhere as ``fp32``. ``bf16``: what
             :class:`~ptb_lm.model.network.LanguageModel` does in bfloat16 it casts itself; all
             else is as in ``fp32``.
     """
-    assert precision in ("fp32", "bf16")
+    assert precision in ("fp32", "tf32", "bf16")
     backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
-    for products in (
-        backends.cuda.matmul,  # PyTorch's default: float32 here, but TF32 in the next
-        backends.cudnn.rnn,
-        backends.mkldnn.matmul,
-        backends.mkldnn.rnn,
-    ):
+    # PyTorch's defaults would have the softmax's products in float32 and the LSTM's in TF32.
+    for products in (backends.cuda.matmul, backends.cudnn.rnn):
+        products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    for products in (backends.mkldnn.matmul, backends.mkldnn.rnn):
         products.fp32_precision = "ieee"
     if _is_amd() and ONEDNN in product_routes():
         backends.mkldnn.matmul.fp32_precision = ONEDNN

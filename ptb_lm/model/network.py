@@ -46,7 +46,8 @@ class LanguageModel(nn.Module):
     U(-init_range, init_range), both bias vectors of each layer too, with no forget-gate offset.
 
     Attributes:
-        precision: ``fp32``, or ``bf16``: products in bfloat16, weights and state in float32.
+        precision: ``bf16``: products in bfloat16, weights and state in float32; otherwise all in
+            float32.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, precision: str = "fp32") -> None:

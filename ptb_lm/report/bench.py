@@ -15,10 +15,11 @@ from ptb_lm.config import Config, resolve
 from ptb_lm.errors import InputError
 from ptb_lm.report.bench_worker import WORDS
 from ptb_lm.report.timed_process import Spread, timed_process
+from ptb_lm.training.environment import settled
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
 PAPER_PRESETS = ("small", "medium", "large")
-FLOAT_BYTES = {"fp32": 4, "bf16": 2}
+FLOAT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> B
             installation without the source tree.
         PtbLmError: a process that measures failed.
     """
-    config = resolve(preset, options={"precision": precision})
+    config = settled(resolve(preset, options={"device": "cpu", "precision": precision}))
+    precision = config.run.precision
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
     limit, bytes_rate = _limits(preset, precision, rounds)

@@ -8,6 +8,7 @@ import numpy
 import torch
 
 import ptb_lm
+from ptb_lm.config import Config
 from ptb_lm.errors import InputError
 
 
@@ -26,6 +27,20 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def settled(config: Config) -> Config:
+    """Return a config with the precision chosen that ``auto`` stands for on its device.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    device = choose_device(config.run.device)
+    if config.run.precision != "auto":
+        return config
+    precision = "tf32" if device.type == "cuda" else "fp32"
+    run = config.run.model_copy(update={"precision": precision})
+    return config.model_copy(update={"run": run})
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:

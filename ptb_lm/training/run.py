@@ -24,7 +24,7 @@ from ptb_lm.training.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from ptb_lm.training.environment import choose_device, describe_environment
+from ptb_lm.training.environment import choose_device, describe_environment, settled
 from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
@@ -142,7 +142,7 @@ def open_run(
     """
     folder = RunFolder(path)
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
-    device = choose_device(config.run.device)
+    device, config = choose_device(config.run.device), settled(config)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
         set_libraries(config.run.precision)
         corpus = load_corpus(config.run.data, data_dir, stop)
