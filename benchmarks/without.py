@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ptb_lm.model import libraries, network
 from ptb_lm.report import bench_worker
 from ptb_lm.report.timed_process import Spread, timed_process
-from ptb_lm.training import loop
+from ptb_lm.training import steps
 from ptb_lm.training.environment import describe_environment
 
 
@@ -47,7 +47,7 @@ def cross_entropy() -> None:
         )
         return nll_sum / targets.shape[1]
 
-    loop.window_objective = objective  # type: ignore[attr-defined]
+    steps.window_objective = objective  # type: ignore[attr-defined]
 
 
 def pytorchs_dropout() -> None:

@@ -209,15 +209,15 @@ from ptb_lm.training.progress import Progress
 import ptb_lm.evaluation.evaluate, ptb_lm.report.summary
 
 pause_at = 0
-step_is_done = Progress.step_is_done
+steps_are_done = Progress.steps_are_done
 
-def pausing(progress):
-    step_is_done(progress)
+def pausing(progress, count):
+    steps_are_done(progress, count)
     if progress.run.step == pause_at:
         print(json.dumps("paused"), file=answers, flush=True)
         sys.stdin.readline()
 
-Progress.step_is_done = pausing
+Progress.steps_are_done = pausing
 print(json.dumps("ready"), file=answers, flush=True)
 for line in sys.stdin:
     folder, pause_at, arguments = json.loads(line)

@@ -45,6 +45,15 @@ def training_window(columns: Tensor, window: int, unrolled_steps: int) -> tuple[
     return columns[start:stop], columns[start + 1 : stop + 1]
 
 
+def training_window_at(
+    columns: Tensor, window: Tensor, unrolled_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`training_window` does, for an index that is on the device, int64 ()."""
+    rows = window * unrolled_steps + torch.arange(unrolled_steps + 1, device=columns.device)
+    text = columns[rows]  # (T + 1, B)
+    return text[:-1], text[1:]
+
+
 def require_columns(tokens: int, streams: int) -> None:
     """Raise InputError if a text is too short to be cut into this many columns."""
     if tokens < streams + 1:

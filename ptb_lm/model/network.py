@@ -46,12 +46,14 @@ class LanguageModel(nn.Module):
     U(-init_range, init_range), both bias vectors of each layer too, with no forget-gate offset.
 
     Attributes:
+        config: what it was made from.
         precision: ``bf16``: products in bfloat16, weights and state in float32; otherwise all in
             float32.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, precision: str = "fp32") -> None:
         super().__init__()
+        self.config = config
         self.precision = precision
         width = config.hidden_size
         # A window has few of the words: its gradient is of their rows alone.

@@ -1,7 +1,4 @@
-"""The training loop: window, forward, objective, backward, clip, step.
-
-Shapes: T unrolled steps, B streams, V words.
-"""
+"""The training loop: epochs of steps, what is recorded and saved between, validation."""
 
 import logging
 import math
@@ -9,19 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
-from ptb_lm.corpus.batching import training_window
-from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
+from ptb_lm.model.objective import nll_sum, target_log_probabilities
 from ptb_lm.model.perplexity import perplexity
-from ptb_lm.model.state import detach
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
-from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
+from ptb_lm.training.steps import EagerSteps, Steps
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +37,19 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
     if run.finished or (max_steps is not None and run.step >= max_steps):
         return
     network.train()
+    steps = steps_of(run)
     with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
             progress.epoch_begins()
             rate = learning_rate(training, state.epochs_done + 1)
             if state.windows_done == 0:
                 state.hidden = network.zero_state(training.batch_size)
-            for window in range(state.windows_done, run.windows):
-                began = time.perf_counter()
-                inputs, targets = training_window(run.columns, window, training.unrolled_steps)
-                logits, hidden = network(inputs, state.hidden)  # (T, B, V)
-                objective = window_objective(logits, targets)
-                objective.backward()  # type: ignore[no-untyped-call]
-                norm = gradient_norm(network.parameters())
-                require_finite(run, rate, objective, norm)
-                sgd_step_(network.parameters(), rate * clip_factor(norm, training.clip_norm))
-                state.window_is_done(objective, targets, detach(hidden), began)
-                progress.step_is_done()
+            while state.windows_done < run.windows:
+                count = min(steps.stride, _steps_to_next_record(run, max_steps))
+                norm = steps.take(count, rate)
+                progress.steps_are_done(count)
                 if run.step % run.config.run.log_steps == 0:
-                    record = {**_record(run, rate), "gradient_norm": float(norm)}
-                    run.folder.append_metrics(record)
+                    run.folder.append_metrics({**_record(run, rate), "gradient_norm": norm})
                 if run.checkpoint_is_due:
                     run.save()
                 if run.step == max_steps:
@@ -88,20 +73,18 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
     return perplexity(nll, len(scores))
 
 
-def require_finite(run: Run, rate: float, objective: Tensor, norm: Tensor) -> None:
-    """Stop before an update that would put NaN or infinity into the weights.
+def steps_of(run: Run) -> Steps:
+    """Return the fastest way to make the steps of a run on its device."""
+    return EagerSteps(run)
 
-    A NaN or an infinity in any gradient makes their global norm one.
 
-    Raises:
-        PtbLmError: naming the step, both values, and what there is to go back to.
-    """
-    if torch.isfinite(objective + norm):  # one read-back from the device
-        return
-    raise run.diverged(
-        f"in step {run.step + 1:,} the objective is {objective.item():.6g}, the gradient norm "
-        f"{norm.item():.6g}, the learning rate {rate:.6g}; the weights were not updated"
-    )
+def _steps_to_next_record(run: Run, max_steps: int | None) -> int:
+    """Return how many steps lie before a line of metrics, the epoch's end or the last step."""
+    log_steps = run.config.run.log_steps
+    distances = [run.windows - run.state.windows_done, log_steps - run.step % log_steps]
+    if max_steps is not None:
+        distances.append(max_steps - run.step)
+    return min(distances)
 
 
 @contextmanager

@@ -38,9 +38,9 @@ class Progress:
         self.bar.set_description(f"epoch {state.epochs_done + 1}/{self.run.config.training.epochs}")
         self.bar.update(state.windows_done)
 
-    def step_is_done(self) -> None:
+    def steps_are_done(self, count: int) -> None:
         """Move the bar on."""
-        self.bar.update()
+        self.bar.update(count)
 
     def epoch_is_done(self, record: Record) -> None:
         """Write the epoch's line from its metrics."""

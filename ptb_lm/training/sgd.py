@@ -31,6 +31,11 @@ def clip_factor(norm: Tensor, clip_norm: float) -> float:
     return min(1.0, clip_norm / norm.item()) if norm else 1.0
 
 
+def clip_factor_on_device(norm: Tensor, clip_norm: float) -> Tensor:
+    """Return what :func:`clip_factor` does, without waiting for the norm, as float32 ()."""
+    return (clip_norm / norm).clamp(max=1).float()
+
+
 @torch.no_grad()
 def sgd_step_(parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
     """Subtract the gradients times the rate, and drop the gradients."""
@@ -38,3 +43,19 @@ def sgd_step_(parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         if parameter.grad is not None:
             parameter.add_(parameter.grad, alpha=-learning_rate)
             parameter.grad = None
+
+
+def fused_sgd(
+    parameters: Iterable[nn.Parameter], learning_rate: Tensor, without_update: Tensor
+) -> torch.optim.SGD:
+    """Return PyTorch's SGD in one kernel that reads its rate from the device.
+
+    Args:
+        parameters: with dense gradients.
+        learning_rate: float32 (), read at each step.
+        without_update: float32 (), likewise: where it is 1, a step changes nothing.
+    """
+    sgd = torch.optim.SGD(parameters, lr=learning_rate, fused=True)
+    # Where PyTorch's gradient scaler says whether it found an infinity.
+    sgd.found_inf = without_update  # type: ignore[attr-defined]
+    return sgd

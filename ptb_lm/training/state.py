@@ -1,11 +1,9 @@
 """Where a run stands: the one place that knows what a complete training state is."""
 
-import time
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt
-from torch import Tensor
 
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.state import HiddenState
@@ -45,22 +43,23 @@ class TrainingState:
     best_valid_perplexity: float = float("inf")
     last_valid_perplexity: float = float("inf")
 
-    def window_is_done(
-        self, objective: Tensor, targets: Tensor, hidden: HiddenState, began: float
+    def windows_are_done(
+        self, count: int, nll_sum: float, targets: int, hidden: HiddenState, seconds: float
     ) -> None:
-        """Count a window.
+        """Count windows.
 
         Args:
-            objective: NLL summed over T and averaged over B, in nats.
-            targets: (T, B).
-            hidden: the state after it, cut from its graph.
-            began: what ``time.perf_counter`` said when it began.
+            count: how many.
+            nll_sum: NLL of their targets, in nats.
+            targets: the number of these.
+            hidden: the state after the last of them, cut from its graph.
+            seconds: how long they took.
         """
-        self.nll_sum += objective.item() * targets.shape[1]  # waits for the device
-        self.targets += targets.numel()
+        self.windows_done += count
+        self.nll_sum += nll_sum
+        self.targets += targets
         self.hidden = hidden
-        self.windows_done += 1
-        self.epoch_seconds += time.perf_counter() - began
+        self.epoch_seconds += seconds
 
     def epoch_is_done(self, valid_perplexity: float, validation_seconds: float) -> None:
         """Count an epoch, and begin the next with nothing counted of it."""

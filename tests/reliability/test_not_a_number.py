@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.perplexity import perplexity
-from ptb_lm.training import loop
+from ptb_lm.training import loop, steps
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 from ptb_lm.training.run import Run
 from ptb_lm.training.schedule import learning_rate
@@ -64,7 +64,7 @@ class Injection:
         self.files: Snapshot = {}
 
     def into(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        window_objective = loop.window_objective
+        window_objective = steps.window_objective
 
         def objective_with_value(logits: Tensor, targets: Tensor) -> Tensor:
             self.steps += 1
@@ -87,7 +87,7 @@ class Injection:
             values.view(-1)[self.step % values.numel()] = self.value  # one number of them all
             return changed
 
-        monkeypatch.setattr(loop, "window_objective", objective_with_value)
+        monkeypatch.setattr(steps, "window_objective", objective_with_value)
         for name, parameter in run.network.named_parameters():
             if name == self.place:
                 parameter.register_hook(gradient_with_value)
@@ -182,18 +182,18 @@ def test_the_command_line_ends_with_one_line_and_code_1(
     monkeypatch.chdir(tmp_path)
     write_texts(tmp_path / "text", cli_support.WORDS, seed=1)
     done(*train_arguments("whole"))
-    window_objective = loop.window_objective
+    window_objective = steps.window_objective
     for step in spread(1, 58, tally.amount(45, 5), 29, 30):
-        steps = 0
+        calls = 0
 
         def with_nan(logits: Tensor, targets: Tensor, at: int = step) -> Tensor:
-            nonlocal steps
-            steps += 1
+            nonlocal calls
+            calls += 1
             objective = window_objective(logits, targets)
-            return objective * math.nan if steps == at else objective
+            return objective * math.nan if calls == at else objective
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "window_objective", with_nan)
+            patch.setattr(steps, "window_objective", with_nan)
             outcome = ptb_lm(*train_arguments(f"run-{step}"))
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]

@@ -344,12 +344,12 @@ def test_more_epochs_go_on_to_what_so_many_would_have_been(
         assert {*SCORES} <= {file.name for file in path.iterdir()}
         steps_with_scores = []
 
-        def look(self: progress.Progress, steps: list[int] = steps_with_scores) -> None:
+        def look(self: progress.Progress, count: int, steps: list[int] = steps_with_scores) -> None:
             if any(self.run.folder.path.glob("scores-*")):
                 steps.append(self.run.step)
 
         with monkeypatch.context() as patch:
-            patch.setattr(progress.Progress, "step_is_done", look)
+            patch.setattr(progress.Progress, "steps_are_done", look)
             resumed = trained(longer, path, resume=True)
         assert steps_with_scores == []
         evaluate.score_finished_run(resumed)
@@ -376,12 +376,12 @@ def test_epochs_added_and_taken_back_leave_the_run_as_it_was(
     trained(whole.config, tmp_path / "run")
     longer = short_config(whole.data, training__epochs=5)
 
-    def crash(self: progress.Progress) -> None:
+    def crash(self: progress.Progress, count: int) -> None:
         if self.run.step == whole.steps + 3:
             raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(progress.Progress, "step_is_done", crash)
+        patch.setattr(progress.Progress, "steps_are_done", crash)
         trained(longer, tmp_path / "run", resume=True)
     again = trained(whole.config, tmp_path / "run", resume=True)
     assert again.finished

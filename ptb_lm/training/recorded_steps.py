@@ -1,0 +1,95 @@
+"""Training steps without a wait for the device in between: each a replay of one CUDA graph.
+
+Shapes: T unrolled steps, B streams, V words.
+"""
+
+import math
+import time
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ptb_lm.corpus.batching import training_window_at
+from ptb_lm.model.objective import window_objective
+from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
+from ptb_lm.model.recording import Recorder, record_cuda_graph
+from ptb_lm.training.run import Run
+from ptb_lm.training.sgd import clip_factor_on_device, fused_sgd, gradient_norm
+from ptb_lm.training.steps import not_a_number
+
+WIDTH_MULTIPLE = 8
+"""Widths that the kernels for TF32 and bfloat16 are made for."""
+
+
+class RecordedSteps:
+    """What :class:`~ptb_lm.training.steps.EagerSteps` computes, on tensors that stay on the device.
+
+    :meth:`take` puts the weights and the state of the run there, replays the step as often as it
+    is asked for, and brings both back, so that between two calls the run is as it always is. A step
+    reads its place in the text and the learning rate from the device, and leaves there what it
+    has to say. After one whose objective or gradient is not a number no update is made.
+    """
+
+    stride = 200
+
+    def __init__(self, run: Run, record: "Recorder[None]" = record_cuda_graph) -> None:
+        self.run = run
+        self.network = padded_copy(run.network, WIDTH_MULTIPLE)
+        self.hidden = self.network.zero_state(run.config.training.batch_size)
+        device = run.columns.device
+        self.window = torch.zeros((), dtype=torch.int64, device=device)
+        self.rate = torch.zeros((), device=device)
+        self.nll_sum = torch.zeros((), dtype=torch.float64, device=device)
+        # Window, objective and norm of the latest step: of the first without a number, if any.
+        self.latest = torch.zeros(3, dtype=torch.float64, device=device)
+        self.update_rate = torch.zeros((), device=device)
+        self.without_update = torch.zeros((), device=device)  # 1 where there is to be none
+        self.sgd = fused_sgd(self.network.parameters(), self.update_rate, self.without_update)
+        self.replay = record(self._step)
+
+    def take(self, count: int, rate: float) -> float:
+        """See :class:`~ptb_lm.training.steps.Steps`."""
+        run, state, training = self.run, self.run.state, self.run.config.training
+        began = time.perf_counter()
+        copy_weights_(self.network, run.network)
+        copy_state_(self.hidden, state.hidden)
+        self.window.fill_(state.windows_done)
+        self.rate.fill_(rate)
+        self.nll_sum.zero_()
+        self.latest.zero_()
+        for _ in range(count):
+            self.replay()
+        # The one read-back: waits for the device.
+        nll_sum, window, objective, norm = torch.cat([self.nll_sum[None], self.latest]).tolist()
+        copy_weights_(run.network, self.network)
+        if not math.isfinite(objective + norm):
+            step = state.epochs_done * run.windows + int(window) + 1
+            raise not_a_number(run, step, rate, objective, norm)
+        hidden = [(h.clone(), c.clone()) for h, c in run.network.zero_state(training.batch_size)]
+        copy_state_(hidden, self.hidden)
+        targets = count * training.unrolled_steps * training.batch_size
+        state.windows_are_done(count, nll_sum, targets, hidden, time.perf_counter() - began)
+        return cast(float, norm)
+
+    def _step(self) -> None:
+        """Make a step; of what it needs and leaves all is on the device."""
+        training, network = self.run.config.training, self.network
+        inputs, targets = training_window_at(self.run.columns, self.window, training.unrolled_steps)
+        logits, hidden = network(inputs, self.hidden)  # (T, B, V)
+        objective = window_objective(logits, targets)
+        objective.backward()  # type: ignore[no-untyped-call]
+        norm = gradient_norm(network.parameters())
+        self._note(objective.detach(), norm)
+        self.update_rate.copy_(self.rate * clip_factor_on_device(norm, training.clip_norm))
+        self.sgd.step()
+        self.sgd.zero_grad()
+        copy_state_(self.hidden, hidden)
+        self.nll_sum += objective.detach().double() * training.batch_size
+        self.window += 1
+
+    def _note(self, objective: Tensor, norm: Tensor) -> None:
+        """Keep what the step has to say, unless one before it had no number to say."""
+        now = torch.stack([self.window.double(), objective.double(), norm.double()])
+        self.latest.copy_(torch.where(self.latest.isfinite().all(), now, self.latest))
+        self.without_update.copy_(~self.latest.isfinite().all())

@@ -1,0 +1,89 @@
+"""Training steps, each launched operation by operation: the plain form, on every device.
+
+Shapes: T unrolled steps, B streams, V words.
+"""
+
+import time
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ptb_lm.corpus.batching import training_window
+from ptb_lm.errors import PtbLmError
+from ptb_lm.model.objective import window_objective
+from ptb_lm.model.state import detach
+from ptb_lm.training.run import Run
+from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
+
+
+class Steps(Protocol):
+    """A way to make the steps of a run.
+
+    Attributes:
+        stride: the most steps to make before somebody looks at the run.
+    """
+
+    stride: int
+
+    def take(self, count: int, rate: float) -> float:
+        """Make so many steps of the epoch under way at a learning rate, and bring the run there.
+
+        Returns:
+            the global norm of the last step's gradient, before the clip.
+
+        Raises:
+            PtbLmError: an objective or a gradient is not a number. The weights have not been
+                updated since.
+        """
+
+
+class EagerSteps:
+    """Steps in the order that the paper's section 4 tells."""
+
+    stride = 1
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def take(self, count: int, rate: float) -> float:
+        """See :class:`Steps`."""
+        for _ in range(count):
+            norm = self._step(rate)
+        return norm.item()
+
+    def _step(self, rate: float) -> Tensor:
+        training, network, state = self.run.config.training, self.run.network, self.run.state
+        began = time.perf_counter()
+        columns, streams = self.run.columns, training.batch_size
+        inputs, targets = training_window(columns, state.windows_done, training.unrolled_steps)
+        logits, hidden = network(inputs, state.hidden)  # (T, B, V)
+        objective = window_objective(logits, targets)
+        objective.backward()  # type: ignore[no-untyped-call]
+        norm = gradient_norm(network.parameters())
+        require_finite(self.run, rate, objective, norm)
+        sgd_step_(network.parameters(), rate * clip_factor(norm, training.clip_norm))
+        nll_sum = objective.item() * streams  # waits for the device
+        seconds = time.perf_counter() - began
+        state.windows_are_done(1, nll_sum, targets.numel(), detach(hidden), seconds)
+        return norm
+
+
+def require_finite(run: Run, rate: float, objective: Tensor, norm: Tensor) -> None:
+    """Stop before an update that would put NaN or infinity into the weights.
+
+    A NaN or an infinity in any gradient makes their global norm one.
+
+    Raises:
+        PtbLmError: naming the step, both values, and what there is to go back to.
+    """
+    if not torch.isfinite(objective + norm):  # one read-back from the device
+        raise not_a_number(run, run.step + 1, rate, objective.item(), norm.item())
+
+
+def not_a_number(run: Run, step: int, rate: float, objective: float, norm: float) -> PtbLmError:
+    """Return the error of a step whose update was not made."""
+    return run.diverged(
+        f"in step {step:,} the objective is {objective:.6g}, the gradient norm {norm:.6g}, "
+        f"the learning rate {rate:.6g}; the weights were not updated"
+    )
