@@ -14,8 +14,9 @@ from ptb_lm.model.network import (
     reference_forward,
     weight_shapes,
 )
-from ptb_lm.model.objective import nll_sum, target_log_probabilities, window_objective
+from ptb_lm.model.objective import window_objective
 from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.model.state import HiddenState, first_streams
 
 VOCABULARY = 23

@@ -23,7 +23,7 @@ from ptb_lm.evaluation.scores import (
 )
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import target_log_probabilities
+from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device

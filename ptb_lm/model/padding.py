@@ -26,7 +26,8 @@ def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
     words, width = weight.shape
     padded_width = -(-width // multiple) * multiple
     config = network.config.model_copy(update={"hidden_size": padded_width})
-    padded = LanguageModel(config, words, network.precision).to(weight)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is not kept
+        padded = LanguageModel(config, words, network.precision).to(weight)
     padded.embedding.sparse = False
     with torch.no_grad():
         for parameter in padded.parameters():
@@ -54,7 +55,9 @@ def _by_unit(network: LanguageModel) -> Iterator[Tensor]:
     """Yield each weight with the gates in a dimension of their own: (4, H, …) for (4 * H, …)."""
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
-            yield parameter.unflatten(0, (4, -1)) if isinstance(module, nn.LSTM) else parameter
+            yield (
+                torch.unflatten(parameter, 0, (4, -1)) if isinstance(module, nn.LSTM) else parameter
+            )
 
 
 def _copy_corner_(target: Tensor, source: Tensor) -> None:

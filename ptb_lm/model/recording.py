@@ -6,17 +6,47 @@ than to do it. A CUDA graph is launched as a whole.
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cache
+from typing import Protocol, TypeVar
 
 import torch
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Recorder = Callable[[Callable[[], Result]], Callable[[], Result]]
+
+
+class Recorder(Protocol):
+    """See :func:`record`."""
+
+    def __call__(self, work: Callable[[], Result], /) -> Callable[[], Result]:
+        """Record work."""
+
 
 WARM_UP = 3
 """Runs before the recording, in which libraries choose kernels and make their workspaces."""
+
+
+def record(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Record work as :func:`record_cuda_graph` does, or return it as it is where that fails.
+
+    The second is slower and computes the same. It is said once in the log.
+
+    Raises:
+        OutOfMemoryError: the device's memory does not suffice.
+    """
+    try:
+        return record_cuda_graph(work)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        _say_once(f"no CUDA graph can be recorded here, all goes on more slowly: {error}")
+        return work
+
+
+@cache
+def _say_once(line: str) -> None:
+    logger.warning("%s", line)
 
 
 def record_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
@@ -36,7 +66,7 @@ def record_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
     random_state = torch.cuda.get_rng_state()
     graph = torch.cuda.CUDAGraph()
     try:
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

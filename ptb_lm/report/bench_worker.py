@@ -22,7 +22,7 @@ import torch
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import SPLITS
 from ptb_lm.model.libraries import product_routes, set_libraries
-from ptb_lm.model.objective import target_log_probabilities
+from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
 from ptb_lm.training.run import Run, open_run

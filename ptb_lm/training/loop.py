@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ptb_lm.model.objective import nll_sum, target_log_probabilities
 from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.progress import Progress
+from ptb_lm.training.recorded_steps import RecordedSteps
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
@@ -75,7 +76,7 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
 
 def steps_of(run: Run) -> Steps:
     """Return the fastest way to make the steps of a run on its device."""
-    return EagerSteps(run)
+    return EagerSteps(run) if run.columns.device.type == "cpu" else RecordedSteps(run)
 
 
 def _steps_to_next_record(run: Run, max_steps: int | None) -> int:

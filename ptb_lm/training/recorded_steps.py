@@ -13,7 +13,7 @@ from torch import Tensor
 from ptb_lm.corpus.batching import training_window_at
 from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
-from ptb_lm.model.recording import Recorder, record_cuda_graph
+from ptb_lm.model.recording import Recorder, record
 from ptb_lm.training.run import Run
 from ptb_lm.training.sgd import clip_factor_on_device, fused_sgd, gradient_norm
 from ptb_lm.training.steps import not_a_number
@@ -33,7 +33,7 @@ class RecordedSteps:
 
     stride = 200
 
-    def __init__(self, run: Run, record: "Recorder[None]" = record_cuda_graph) -> None:
+    def __init__(self, run: Run, record: Recorder = record) -> None:
         self.run = run
         self.network = padded_copy(run.network, WIDTH_MULTIPLE)
         self.hidden = self.network.zero_state(run.config.training.batch_size)

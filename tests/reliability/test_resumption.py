@@ -30,7 +30,7 @@ from short_runs import (
 
 from ptb_lm.config import Config
 from ptb_lm.evaluation import evaluate
-from ptb_lm.model import objective
+from ptb_lm.model import scoring
 from ptb_lm.stop import Stopped
 from ptb_lm.training import progress
 from ptb_lm.training.checkpoint import load_checkpoint
@@ -163,9 +163,9 @@ def test_a_run_stopped_within_a_validation_validates_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
 ) -> None:
     """A signal comes at each window of each epoch's validation: the run goes on from there."""
-    monkeypatch.setattr(objective, "TARGETS_PER_WINDOW", 20)  # several windows of so short a text
+    monkeypatch.setattr(scoring, "TARGETS_PER_WINDOW", 20)  # several windows of so short a text
     whole = whole_run(tmp_path)
-    evaluation_windows = objective.evaluation_windows
+    evaluation_windows = scoring.evaluation_windows
     validated = 0
 
     def counted(*arguments: Any) -> Iterator[Any]:
@@ -176,7 +176,7 @@ def test_a_run_stopped_within_a_validation_validates_again(
                 signal.raise_signal(signal.SIGTERM)
             yield window
 
-    monkeypatch.setattr(objective, "evaluation_windows", counted)
+    monkeypatch.setattr(scoring, "evaluation_windows", counted)
     signal_at = 0
     trained(whole.config, tmp_path / "counted")
     assert validated % 3 == 0

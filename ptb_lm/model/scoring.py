@@ -1,0 +1,121 @@
+"""What is counted in evaluation: the log-probability of each target of a text.
+
+Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in nats.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ptb_lm.corpus.batching import evaluation_windows, require_columns
+from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import at_least_float32
+from ptb_lm.model.padding import copy_state_
+from ptb_lm.model.recording import record
+from ptb_lm.model.state import HiddenState, first_streams
+from ptb_lm.stop import NEVER, StopFlag
+
+# A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
+TARGETS_PER_WINDOW = 1000
+
+ScoreWindow = Callable[[Tensor, HiddenState], tuple[Tensor, HiddenState]]
+"""See :func:`_score_window`, whose last two arguments these are."""
+
+
+@torch.no_grad()
+def target_log_probabilities(
+    network: LanguageModel, tokens: TokenIds, streams: int, stop: StopFlag = NEVER
+) -> Tensor:
+    """Score each token of a text but the first, given all before it in its column.
+
+    The state is zero at the head of each column and goes on from window to window. Dropout is off.
+
+    Args:
+        network: left in the mode (training or evaluation) it was in.
+        tokens: the text, (N,).
+        streams: B columns; 1 is the paper's test protocol.
+        stop: looked at before each window.
+
+    Returns:
+        ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
+
+    Raises:
+        InputError: the text has fewer targets than streams.
+        Stopped: a signal came; the network is as it was.
+    """
+    require_columns(len(tokens), streams)
+    device = network.softmax.weight.device
+    text = torch.from_numpy(tokens.astype("int64")).to(device)
+    scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
+    hidden = network.zero_state(streams)
+    max_steps = max(1, TARGETS_PER_WINDOW // streams)
+    with _evaluation_mode(network):
+        score: ScoreWindow = partial(_score_window, network, text)
+        score_whole = score
+        if recording_pays(device, windows=len(scores) // (max_steps * streams)):
+            score_whole = _recorded(score, (max_steps, streams), hidden)
+        for places in evaluation_windows(len(scores), streams, max_steps):  # (T, B)
+            stop.check()
+            score_this = score_whole if places.shape == (max_steps, streams) else score
+            places = places.to(device)
+            scores[places], hidden = score_this(places, first_streams(hidden, places.shape[1]))
+    return scores.cpu()
+
+
+def _score_window(
+    network: LanguageModel, text: Tensor, places: Tensor, hidden: HiddenState
+) -> tuple[Tensor, HiddenState]:
+    """Score a window's targets.
+
+    Args:
+        network: without dropout.
+        text: (N,).
+        places: which targets, (T, B), see :func:`~ptb_lm.corpus.batching.evaluation_windows`.
+        hidden: the state before it.
+
+    Returns:
+        ln p of each, (T, B), and the state after the last.
+    """
+    logits, hidden = network(text[places], hidden)  # (T, B, V)
+    wide = at_least_float32(logits)
+    log_probabilities = torch.log_softmax(wide, dim=2, out=wide)
+    return log_probabilities.gather(2, text[places + 1].unsqueeze(2)).squeeze(2), hidden
+
+
+def recording_pays(device: torch.device, windows: int) -> bool:
+    """Whether so many windows of a text are worth the few that a recording takes."""
+    return device.type == "cuda" and windows >= 10
+
+
+def _recorded(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -> ScoreWindow:
+    """Record the scoring of windows of one shape; what it returns holds until the next one."""
+    held_places = torch.zeros(shape, dtype=torch.int64, device=hidden[0][0].device)
+    held = [(h.clone(), c.clone()) for h, c in hidden]
+    replay = record(lambda: score(held_places, held))
+
+    def score_recorded(places: Tensor, before: HiddenState) -> tuple[Tensor, HiddenState]:
+        held_places.copy_(places)
+        copy_state_(held, before)
+        return replay()
+
+    return score_recorded
+
+
+@contextmanager
+def _evaluation_mode(network: LanguageModel) -> Iterator[None]:
+    """Turn dropout off, and back on if it was on."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def nll_sum(log_probabilities: Tensor) -> float:
+    """Return the summed NLL of a text, added up in float64."""
+    return -float(log_probabilities.sum(dtype=torch.float64))

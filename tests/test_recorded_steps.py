@@ -1,0 +1,258 @@
+"""Recorded steps compute what plain ones do. Without a GPU the work itself takes the recording's
+place: all but the replay is the same."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import corpus_folder, make_config, trained
+from torch import Tensor
+
+from ptb_lm.config import resolve
+from ptb_lm.errors import PtbLmError
+from ptb_lm.model import recording, scoring
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import window_objective
+from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
+from ptb_lm.model.recording import Result
+from ptb_lm.model.state import detach
+from ptb_lm.training import loop, recorded_steps
+from ptb_lm.training.recorded_steps import RecordedSteps
+from ptb_lm.training.run import Run
+from ptb_lm.training.run_folder import read_metrics
+from ptb_lm.training.sgd import (
+    clip_factor,
+    clip_factor_on_device,
+    fused_sgd,
+    gradient_norm,
+    sgd_step_,
+)
+
+__all__ = ["corpus_folder"]
+
+V, T, B, H = 50, 6, 4, 10
+
+
+def unrecorded(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Stand in for the recorder: warm up as it does, then do the work itself at each call."""
+    state = torch.get_rng_state()
+    for _ in range(3):
+        work()
+    torch.set_rng_state(state)
+    return work
+
+
+@pytest.fixture
+def as_if_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "steps_of", lambda run: RecordedSteps(run, unrecorded))
+
+
+def by_layer(padded: LanguageModel) -> list[tuple[Tensor, tuple[int, ...]]]:
+    return [
+        (torch.unflatten(p, 0, (4, -1)), (4, H, H)[: p.dim() + 1])
+        for p in padded.layers.parameters()
+    ]
+
+
+def test_padded_units_stay_zero_and_change_nothing_in_float64() -> None:
+    """30 steps of training beside the network itself, carried state, clip and all."""
+    torch.manual_seed(1)
+    model = resolve("small", [f"model.hidden_size={H}"]).model
+    plain = LanguageModel(model, V).double()
+    before = torch.get_rng_state()
+    padded = padded_copy(plain, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert padded.softmax.weight.shape == (V, 16)
+    words = torch.randint(V, (30 * T + 1, B))
+    states = [plain.zero_state(B), padded.zero_state(B)]
+    for step in range(30):
+        inputs, targets = words[step * T : step * T + T], words[step * T + 1 : step * T + T + 1]
+        values = []
+        for which, network in enumerate((plain, padded)):
+            logits, states[which] = network(inputs, detach(states[which]))
+            objective = window_objective(logits, targets)
+            objective.backward()
+            norm = gradient_norm(network.parameters())
+            sgd_step_(network.parameters(), clip_factor(norm, 2.0))
+            values.append((objective.item(), norm.item()))
+        assert values[0] == pytest.approx(values[1], rel=1e-12)
+    for h, c in detach(states[1]):
+        assert not h[:, H:].any()
+        assert not c[:, H:].any()
+    for weight, corner in by_layer(padded):
+        outside = weight.detach().clone()
+        outside[tuple(slice(size) for size in corner)] = 0
+        assert not outside.any()
+    assert not padded.embedding.weight[:, H:].any()
+    assert not padded.softmax.weight[:, H:].any()
+
+    back = LanguageModel(model, V).double()
+    copy_weights_(back, padded)
+    for name, value in back.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-10, atol=1e-12)
+    narrow = plain.zero_state(B)
+    copy_state_(narrow, states[1])
+    torch.testing.assert_close(narrow, states[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_fused_clip_is_pytorchs_clip(scale: float) -> None:
+    torch.manual_seed(2)
+    ours = [torch.nn.Parameter(torch.rand(shape)) for shape in ((5, 3), (7,), (2, 2))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    rate, without_update = torch.zeros(()), torch.zeros(())
+    sgd = fused_sgd(ours, rate, without_update)
+    other = torch.optim.SGD(theirs, lr=0.7)
+    for our, their in zip(ours, theirs, strict=True):
+        our.grad = torch.randn(our.shape) * scale
+        their.grad = our.grad.clone()
+    torch.nn.utils.clip_grad_norm_(theirs, 5.0)
+    other.step()
+    rate.copy_(0.7 * clip_factor_on_device(gradient_norm(ours), 5.0))
+    sgd.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+    without_update.fill_(1)
+    kept = [p.detach().clone() for p in ours]
+    for our in ours:
+        our.grad = torch.full_like(our, math.nan)
+    sgd.step()
+    assert all(torch.equal(our, old) for our, old in zip(ours, kept, strict=True))
+
+
+def test_a_gradient_of_zero_has_a_factor_of_one() -> None:
+    assert clip_factor_on_device(torch.zeros(()), 5.0) == 1 == clip_factor(torch.zeros(()), 5.0)
+
+
+def figures(run: Run) -> list[dict[str, float]]:
+    """What the metrics say, clocks aside."""
+    clocks = ("words_per_second", "seconds")
+    return [
+        {key: value for key, value in line.items() if key not in clocks}
+        for line in read_metrics(run.folder.metrics)
+    ]
+
+
+@pytest.mark.parametrize(("hidden_size", "dropout"), [(10, 0.0), (16, 0.0), (16, 0.5)])
+def test_recorded_steps_train_as_plain_ones_do(
+    corpus_folder: Path,
+    tmp_path: Path,
+    hidden_size: int,
+    dropout: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three epochs; without padding under the same masks."""
+    config = make_config(
+        corpus_folder, model__hidden_size=hidden_size, model__dropout=dropout, run__log_steps=4
+    )
+    plain = trained(config, tmp_path / "plain")
+    monkeypatch.setattr(loop, "steps_of", lambda run: RecordedSteps(run, unrecorded))
+    recorded = trained(config, tmp_path / "recorded")
+    for ours, theirs in zip(figures(recorded), figures(plain), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert len(figures(plain)) == 27 // 4 + 3
+    for name, value in recorded.network.state_dict().items():
+        torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_nobody_looks_at_a_recorded_run_between_two_lines_of_metrics(
+    corpus_folder: Path, tmp_path: Path, as_if_recorded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """9 windows an epoch, a line each 5 steps: strides end at lines, epochs and the last step."""
+    strides = []
+    take = RecordedSteps.take
+
+    def counted(self: RecordedSteps, count: int, rate: float) -> float:
+        strides.append(count)
+        return take(self, count, rate)
+
+    monkeypatch.setattr(RecordedSteps, "take", counted)
+    trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)
+    assert strides == [5, 4, 1, 5, 2]
+
+
+@pytest.mark.parametrize("stop_at", [3, 9, 14])
+def test_a_recorded_run_resumed_is_the_run_that_was_not_stopped(
+    corpus_folder: Path, tmp_path: Path, as_if_recorded: None, stop_at: int
+) -> None:
+    config = make_config(corpus_folder, model__hidden_size=16, model__dropout=0.5)
+    whole = trained(config, tmp_path / "whole")
+    trained(config, tmp_path / "run", max_steps=stop_at)
+    resumed = trained(config, tmp_path / "run", resume=True)
+    assert figures(resumed) == figures(whole)
+    for name, value in resumed.network.state_dict().items():
+        assert torch.equal(value, whole.network.state_dict()[name])
+
+
+@pytest.mark.parametrize("bad", [1, 4, 8])
+def test_a_recorded_step_without_a_number_is_named_and_updates_nothing(
+    corpus_folder: Path,
+    tmp_path: Path,
+    as_if_recorded: None,
+    bad: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found only at the end of the stride, with the weights as they were before that step."""
+    config = make_config(corpus_folder, run__log_steps=100)
+    expected: list[dict[str, Tensor]] = []
+    if bad > 1:
+        before = trained(config, tmp_path / "before", max_steps=bad - 1)
+        expected.append({k: v.clone() for k, v in before.network.state_dict().items()})
+    calls = -3  # of the warm-up
+
+    def with_nan(logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return window_objective(logits, targets) * (math.nan if calls == bad else 1)
+
+    monkeypatch.setattr(recorded_steps, "window_objective", with_nan)
+    runs = []
+    with pytest.raises(PtbLmError, match=rf"in step {bad} the objective is nan.* not updated"):
+        trained(config, tmp_path / "run", before=runs.append)
+    assert calls == 9  # the stride went on to the epoch's end
+    for weights in expected:
+        for name, value in runs[0].network.state_dict().items():
+            assert torch.equal(value, weights[name])
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_what_cannot_be_recorded_is_done_as_it_is_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def impossible(work: Callable[[], Result]) -> Callable[[], Result]:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recording, "record_cuda_graph", impossible)
+    for _ in range(2):
+        assert recording.record(lambda: 7)() == 7
+    (line,) = [record.message for record in caplog.records]
+    assert "no CUDA graph" in line
+    assert "not permitted" in line
+
+
+def test_out_of_memory_is_not_taken_for_a_recording_that_is_impossible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(work: Callable[[], Result]) -> Callable[[], Result]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recording, "record_cuda_graph", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        recording.record(lambda: 7)
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_recorded_scoring_scores_as_plain_scoring_does(
+    streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "TARGETS_PER_WINDOW", 12)
+    torch.manual_seed(3)
+    network = LanguageModel(resolve("small", [f"model.hidden_size={H}"]).model, V)
+    tokens = torch.randint(V, (127,)).numpy().astype("int32")
+    plain = scoring.target_log_probabilities(network, tokens, streams)
+    monkeypatch.setattr(scoring, "recording_pays", lambda device, windows: windows == 10)
+    monkeypatch.setattr(scoring, "record", unrecorded)
+    recorded = scoring.target_log_probabilities(network, tokens, streams)
+    assert torch.equal(recorded, plain)
