@@ -1,5 +1,6 @@
 # make demo             the main job on the built-in language, no corpus needed
 # make test             the whole test suite
+# make test-cuda        what holds on a GPU, with the PyTorch that PYTHON has (2.11 or newer)
 # make torture          the tests of what docs/RELIABILITY.md promises, in full
 # make bench            words per second of this machine, beside its limit
 # make reproduce-small  the paper's small model on the Penn Treebank
@@ -14,7 +15,7 @@ INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test torture bench check install reproduce-small reproduce-average table clean
+.PHONY: demo test test-cuda torture bench check install reproduce-small reproduce-average table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -24,6 +25,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# Installs nothing: the PyTorch that fits a machine's GPU is the machine's affair.
+test-cuda:
+	$(PYTHON) -m pytest -m cuda tests
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from evidence import show
 
-from ptb_lm.report.bench import worker_command
+from ptb_lm.report.bench_worker import Subject
 from ptb_lm.report.timed_process import Spread, TimedProcess, timed_process
 from ptb_lm.training.environment import describe_environment
 
@@ -21,7 +21,7 @@ from ptb_lm.training.environment import describe_environment
 def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
     """Return words per second of one process, of one a core in all, and their ratio."""
     cores = torch.get_num_threads()
-    command = worker_command(preset, precision, "training")
+    command = Subject(preset, "cpu", precision).command("training")
     with ExitStack() as stack, ThreadPoolExecutor(cores) as pool:
         whole = stack.enter_context(timed_process(command))
         os.environ["OMP_NUM_THREADS"] = "1"  # of those that are started from here on

@@ -1,14 +1,16 @@
 """The model as a good engineer writes it from PyTorch's parts, timed: the baseline of the bench.
 
 ``nn.LSTM`` with its own dropout, ``cross_entropy``, ``clip_grad_norm_``, plain SGD, and PyTorch's
-defaults throughout. Nothing of ptb_lm is imported. For each line on standard input, a number of
-steps, it trains so many and writes the seconds that they took to standard output, as JSON.
+defaults throughout, but for the precision where one is asked for. Nothing of ptb_lm is imported.
+For each line on standard input, a number of steps, it trains so many and writes the seconds that
+they took to standard output, as JSON.
 """
 
 import argparse
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +41,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("dropout", "clip", "init-range"):
         parser.add_argument(f"--{name}", type=float, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="else the defaults")
     options = parser.parse_args()
+    if options.precision:
+        rounding = "tf32" if options.precision == "tf32" else "ieee"
+        backends: Any = torch.backends
+        backends.cuda.matmul.fp32_precision = backends.cudnn.rnn.fp32_precision = rounding
 
     torch.manual_seed(1)
+    torch.set_default_device(options.device)
     model = StockModel(options.words, options.hidden, options.layers, options.dropout)
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -options.init_range, options.init_range)
@@ -58,12 +67,15 @@ def main() -> None:
         began = time.perf_counter()
         for _ in range(int(line)):
             optimizer.zero_grad()
-            logits, (h, c) = model(inputs, state)
-            state = (h.detach(), c.detach())
+            with torch.autocast(options.device, torch.bfloat16, options.precision == "bf16"):
+                logits, (h, c) = model(inputs, state)
+            state = (h.detach().float(), c.detach().float())
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             (loss * options.steps).backward()  # summed over steps, averaged over streams
             nn.utils.clip_grad_norm_(model.parameters(), options.clip)
             optimizer.step()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
         print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.undone:
         UNDONE[options.undone]()
-        sys.argv[1:] = [options.preset, options.precision, "training"]
+        sys.argv[1:] = ["training", options.preset, "cpu", options.precision]
         bench_worker.main()
         return
     result = {

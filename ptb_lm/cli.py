@@ -83,6 +83,9 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")
     ] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="The same bits each time on CUDA too.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),
@@ -108,7 +111,13 @@ def train(
         config = str(run_dir / "config.toml")
     if config is None:
         raise InputError("--config: missing; name a preset or file; see `ptb-lm config list`")
-    options = {"data": data, "seed": seed, "device": device, "precision": precision}
+    options = {
+        "data": data,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "deterministic": deterministic,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
 
@@ -220,7 +229,10 @@ def bench_command(
     presets: Annotated[
         list[str] | None, typer.Argument(metavar="[PRESET...]", help="Default: the paper's three.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, tf32 or bf16.")] = "auto",
+    device: Device = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")
+    ] = None,
     against_stock: Annotated[
         bool, typer.Option("--against-stock", help="Alternate with benchmarks/stock.py.")
     ] = False,
@@ -228,16 +240,20 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""
-    import torch
-
+    from ptb_lm.config import resolve
     from ptb_lm.report.bench import PAPER_PRESETS, bench, bench_json, bench_table
-    from ptb_lm.training.environment import describe_environment
+    from ptb_lm.report.bench_worker import Subject
+    from ptb_lm.training.environment import choose_device, describe_environment, settled
 
+    chosen = choose_device(device or "auto")
+    options = {"device": chosen.type, "precision": precision or "auto"}
     rows = []
     for preset in presets or PAPER_PRESETS:
-        _say(f"{preset} {precision} …")
-        rows.append(bench(preset, precision, against_stock=against_stock, rounds=rounds))
-    environment = describe_environment(torch.device("cpu"))
+        run = settled(resolve(preset, options=options)).run
+        subject = Subject(preset, run.device, run.precision)
+        _say(f"{preset} on {subject.device}, {subject.precision} …")
+        rows.append(bench(subject, against_stock=against_stock, rounds=rounds))
+    environment = describe_environment(chosen)
     _print(to_json(bench_json(rows, environment)) if as_json else bench_table(rows))
 
 

@@ -105,6 +105,9 @@ class RunOptions(Section):
     """``fp32``: float32 in every product. ``tf32``: likewise, but on CUDA their factors are rounded
     to TF32. ``bf16``: products of bfloat16, weights and sums in float32. ``auto``: ``tf32`` on
     CUDA, ``fp32`` elsewhere; a run records which."""
+    deterministic: bool = False
+    """Take only algorithms that give the same bits each time. On a CPU all do; on CUDA some are
+    slower."""
     log_steps: PositiveInt = 200
     """A line of metrics is written every so many steps, and one at each epoch's end."""
     checkpoint_minutes: PositiveFloat = 10.0

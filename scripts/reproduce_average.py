@@ -22,7 +22,7 @@ from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import load_scores
 from ptb_lm.report.summary import average_summary
 from ptb_lm.stop import StopFlag, Stopped
-from ptb_lm.training.environment import settled
+from ptb_lm.training.environment import choose_device, settled
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
 REPRODUCE = Path(__file__).with_name("reproduce.py")
@@ -131,7 +131,9 @@ def main() -> int:
     parser.add_argument("preset")
     parser.add_argument("--seeds", type=int, required=True, help="from 1 to this")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at once")
+    # A GPU is one device for all: that several at once give more there has not been measured.
+    processes = 1 if choose_device("auto").type == "cuda" else os.cpu_count()
+    parser.add_argument("--processes", type=int, default=processes, help="at once")
     options = parser.parse_args()
     if min(options.seeds, options.processes) < 1:
         parser.error("--seeds and --processes: expected 1 or more")

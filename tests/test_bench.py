@@ -64,7 +64,7 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
 def test_a_thousand_steps_take_no_more_memory_than_two_hundred(tiny: Path) -> None:
-    with bench_worker.training("tiny.toml", "fp32") as steps:
+    with bench_worker.training(bench_worker.Subject("tiny.toml", "cpu", "fp32")) as steps:
         steps(200)
         before = resident_bytes()
         steps(1000)
@@ -79,11 +79,35 @@ def resident_bytes() -> int:
 def test_the_table_has_a_line_a_preset() -> None:
     spread = Spread(1234.5, 1200.0, 1300.0)
     row = bench.BenchRow(
-        "small", "fp32", spread, spread, None, None, 2e11, 0.5, 9e4, 400_000_000, 300_000_000
+        preset="small",
+        device="cuda",
+        precision="fp32",
+        training=spread,
+        evaluation=spread,
+        stock=spread,
+        against_stock=Spread(1.25, 1.2, 1.3),
+        stock_matched=spread,
+        against_stock_matched=Spread(1.75, 1.7, 1.8),
+        limit=2e11,
+        share_of_limit=0.5,
+        memory_floor=9e4,
+        training_bytes=400_000_000,
+        evaluation_bytes=300_000_000,
     )
     head, line = bench.bench_table([row]).splitlines()
     assert len(head) == len(line)
-    for part in ("small fp32", "1,234", "1,200-1,300", "200", "50%", "90,000", "400", "300"):
+    for part in (
+        "small fp32",
+        "1,234",
+        "1,200-1,300",
+        "200",
+        "50%",
+        "90,000",
+        "400",
+        "300",
+        "1.25",
+        "1.75",
+    ):
         assert part in line
 
 

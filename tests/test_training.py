@@ -251,20 +251,3 @@ def test_a_trained_model_comes_near_the_optimum_and_beats_it_by_no_more_than_cha
     best = optimal_nll(synthetic_words()["test"])
     assert reached.nll > best - 14
     assert np.exp((reached.nll - best) / reached.tokens) < 1.15
-
-
-@pytest.mark.cuda
-def test_a_cuda_device_gives_the_numbers_of_the_cpu(corpus_folder: Path, tmp_path: Path) -> None:
-    """The same seed draws the same weights on every device; without dropout all else follows."""
-    perplexities = []
-    for device in ("cpu", "cuda"):
-        config = make_config(corpus_folder).model_dump()
-        config["run"]["device"] = device
-        run = trained(Config.model_validate(config), tmp_path / device)
-        perplexities.append(
-            [
-                [line["train/perplexity"], line.get("valid/perplexity", 0.0)]
-                for line in read_metrics(run.folder.metrics)
-            ]
-        )
-    np.testing.assert_allclose(perplexities[0], perplexities[1], rtol=1e-4)

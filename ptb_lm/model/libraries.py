@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ GREATEST_ERROR = 1e-6
 """Of a float32 product against float64, as a share of its norm; rounding to bfloat16 makes 2e-3."""
 
 
-def set_libraries(precision: str) -> None:
+def set_libraries(precision: str, *, deterministic: bool = False) -> None:
     """Set the arithmetic of every product alike, and how large buffers are kept.
 
     Set for the whole process; the last call counts.
@@ -27,6 +28,7 @@ def set_libraries(precision: str) -> None:
             product are rounded to TF32, 10 bits of mantissa; elsewhere as ``fp32``. ``bf16``: what
             :class:`~ptb_lm.model.network.LanguageModel` does in bfloat16 it casts itself; all
             else is as in ``fp32``.
+        deterministic: take only algorithms that give the same bits each time.
     """
     assert precision in ("fp32", "tf32", "bf16")
     backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
@@ -37,6 +39,10 @@ def set_libraries(precision: str) -> None:
         products.fp32_precision = "ieee"
     if _is_amd() and ONEDNN in product_routes():
         backends.mkldnn.matmul.fp32_precision = ONEDNN
+    if deterministic:
+        # Read by cuBLAS and cuDNN when they begin to work.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+    torch.use_deterministic_algorithms(deterministic)
     _keep_large_buffers()
 
 

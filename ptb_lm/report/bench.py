@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ptb_lm.config import Config, resolve
+from ptb_lm.config import Config
 from ptb_lm.errors import InputError
-from ptb_lm.report.bench_worker import WORDS
+from ptb_lm.report.bench_worker import WORDS, Subject
 from ptb_lm.report.timed_process import Spread, timed_process
-from ptb_lm.training.environment import settled
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
 PAPER_PRESETS = ("small", "medium", "large")
@@ -29,22 +28,28 @@ class BenchRow:
     Attributes:
         training: words per second.
         evaluation: words per second in one stream, the paper's test protocol.
-        stock: words per second of the same model as PyTorch's parts make it.
-        against_stock: the ratio, round by round.
+        stock: words per second of the same model as PyTorch's parts make it, with PyTorch's
+            defaults, which on CUDA are TF32 in the LSTM alone.
+        against_stock: the ratio to it, round by round.
+        stock_matched: likewise on CUDA, in the precision of the row.
+        against_stock_matched: the ratio to that.
         limit: the best rate of any product of a step, operations per second.
         share_of_limit: the operations of the training, per second, as a share of that.
         memory_floor: words per second if a step did nothing but read its recurrent weights from
             memory, once forward and once backward at each time step.
-        training_bytes: peak resident memory.
+        training_bytes: peak memory, resident, or on CUDA allocated there.
         evaluation_bytes: likewise.
     """
 
     preset: str
+    device: str
     precision: str
     training: Spread
     evaluation: Spread
     stock: Spread | None
     against_stock: Spread | None
+    stock_matched: Spread | None
+    against_stock_matched: Spread | None
     limit: float
     share_of_limit: float
     memory_floor: float
@@ -58,7 +63,7 @@ def operations_per_word(config: Config, words: int = WORDS) -> int:
     return 6 * (8 * config.model.layers * hidden**2 + hidden * words)
 
 
-def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> BenchRow:
+def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     """Measure a preset: limit, then training and stock by turns, then evaluation.
 
     Raises:
@@ -66,32 +71,35 @@ def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> B
             installation without the source tree.
         PtbLmError: a process that measures failed.
     """
-    config = settled(resolve(preset, options={"device": "cpu", "precision": precision}))
-    precision = config.run.precision
+    config = subject.config()
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
-    limit, bytes_rate = _limits(preset, precision, rounds)
-    ours_rates, stock_rates, training_bytes = _training(
-        preset, precision, _stock_command(config) if against_stock else None, rounds
-    )
-    with timed_process(worker_command(preset, precision, "evaluation")) as evaluation:
+    limit, bytes_rate = _limits(subject, rounds)
+    stocks = {"stock": _stock_command(subject)} if against_stock else {}
+    if against_stock and subject.device == "cuda":
+        stocks["stock_matched"] = [*stocks["stock"], "--precision", subject.precision]
+    rates, training_bytes = _training(subject, stocks, rounds)
+    ours = rates.pop("ours")
+    training = Spread.of(ours)
+    stock_rates = {name: Spread.of(others) for name, others in rates.items()}
+    ratios = {
+        name: Spread.of([our / other for our, other in zip(ours, others, strict=True)])
+        for name, others in rates.items()
+    }
+    with timed_process(subject.command("evaluation")) as evaluation:
         thousands = evaluation.units_of_a_round()
         evaluated = [evaluation.work(thousands) for _ in range(rounds)]
 
-    training = Spread.of(ours_rates)
     model, options = config.model, config.training
-    recurrent_bytes = 4 * model.hidden_size**2 * model.layers * FLOAT_BYTES[precision]
+    recurrent_bytes = 4 * model.hidden_size**2 * model.layers * FLOAT_BYTES[subject.precision]
     return BenchRow(
-        preset=preset,
-        precision=precision,
+        **asdict(subject),
         training=training,
         evaluation=Spread.of([each["words"] / each["seconds"] for each in evaluated]),
-        stock=Spread.of(stock_rates) if stock_rates else None,
-        against_stock=(
-            Spread.of([our / other for our, other in zip(ours_rates, stock_rates, strict=True)])
-            if stock_rates
-            else None
-        ),
+        stock=stock_rates.get("stock"),
+        against_stock=ratios.get("stock"),
+        stock_matched=stock_rates.get("stock_matched"),
+        against_stock_matched=ratios.get("stock_matched"),
         limit=limit,
         share_of_limit=training.median * operations_per_word(config) / limit,
         memory_floor=options.batch_size * bytes_rate / (2 * recurrent_bytes),
@@ -100,44 +108,52 @@ def bench(preset: str, precision: str, *, against_stock: bool, rounds: int) -> B
     )
 
 
-def _limits(preset: str, precision: str, rounds: int) -> tuple[float, float]:
+def _limits(subject: Subject, rounds: int) -> tuple[float, float]:
     """Return the best rate of any product of a step, and of reading memory, each a second."""
-    with timed_process(worker_command(preset, precision, "limit")) as limits:
+    with timed_process(subject.command("limit")) as limits:
         measured = [limits.work(1) for _ in range(rounds)]
     best = max(each["operations_rate"] for each in measured)
     return best, median(each["bytes_rate"] for each in measured)
 
 
 def _training(
-    preset: str, precision: str, stock_command: list[str] | None, rounds: int
-) -> tuple[list[float], list[float], int]:
-    """Return words per second of each round, stock's beside them, and the peak of memory."""
-    ours_rates, stock_rates = [], []
+    subject: Subject, stocks: dict[str, list[str]], rounds: int
+) -> tuple[dict[str, list[float]], int]:
+    """Return words per second of each round, ``ours`` and each stock's, and our peak of memory."""
+    rates: dict[str, list[float]] = {name: [] for name in ("ours", *stocks)}
     with ExitStack() as stack:
-        ours = stack.enter_context(timed_process(worker_command(preset, precision, "training")))
-        stock = stack.enter_context(timed_process(stock_command)) if stock_command else None
+        ours = stack.enter_context(timed_process(subject.command("training")))
+        others = {
+            name: stack.enter_context(timed_process(command)) for name, command in stocks.items()
+        }
         steps = ours.units_of_a_round()
-        if stock is not None:
-            stock.work(steps)  # to warm up
+        for other in others.values():
+            other.work(steps)  # to warm up
         for _ in range(rounds):
             result = ours.work(steps)
-            ours_rates.append(result["words"] / result["seconds"])
-            if stock is not None:
-                stock_rates.append(result["words"] / stock.work(steps)["seconds"])
-        return ours_rates, stock_rates, int(result["peak_bytes"])
+            rates["ours"].append(result["words"] / result["seconds"])
+            for name, other in others.items():
+                rates[name].append(result["words"] / other.work(steps)["seconds"])
+        return rates, int(result["peak_bytes"])
 
 
 def bench_table(rows: list[BenchRow]) -> str:
     """Return the rows as a terminal shows them."""
     heads = [
         *("", "words/s", "spread", "limit GFLOP/s", "share", "memory floor", "eval words/s"),
-        *("peak MB", "eval MB", "stock words/s", "ratio"),
+        *("peak MB", "eval MB", "stock words/s", "ratio", "matched words/s", "ratio"),
     ]
     table = [heads]
     for row in rows:
-        stock = ["", ""]
-        if row.stock is not None and row.against_stock is not None:
-            stock = [f"{row.stock.median:,.0f}", f"{row.against_stock.median:.2f}"]
+        stock = [
+            "" if spread is None else f"{spread.median:{form}}"
+            for spread, form in (
+                (row.stock, ",.0f"),
+                (row.against_stock, ".2f"),
+                (row.stock_matched, ",.0f"),
+                (row.against_stock_matched, ".2f"),
+            )
+        ]
         table.append(
             [
                 f"{row.preset} {row.precision}",
@@ -162,12 +178,8 @@ def bench_json(rows: list[BenchRow], environment: dict[str, Any]) -> dict[str, A
     return {"environment": environment, "presets": [asdict(row) for row in rows]}
 
 
-def worker_command(preset: str, precision: str, task: str) -> list[str]:
-    """Return the command of a process that does one of the worker's tasks."""
-    return [sys.executable, "-m", "ptb_lm.report.bench_worker", preset, precision, task]
-
-
-def _stock_command(config: Config) -> list[str]:
+def _stock_command(subject: Subject) -> list[str]:
+    config = subject.config()
     model, training = config.model, config.training
     options = {
         "words": WORDS,
@@ -178,6 +190,7 @@ def _stock_command(config: Config) -> list[str]:
         "dropout": model.dropout,
         "clip": training.clip_norm,
         "init-range": model.init_range,
+        "device": subject.device,
     }
     values = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     return [sys.executable, str(STOCK), *values]

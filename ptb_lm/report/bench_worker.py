@@ -13,13 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
 
-from ptb_lm.config import resolve
+from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.load import SPLITS
 from ptb_lm.model.libraries import product_routes, set_libraries
 from ptb_lm.model.scoring import target_log_probabilities
@@ -33,32 +35,54 @@ WORDS = 10_000
 TRAINING_TOKENS = 929_589
 EVALUATED_TOKENS = 82_430
 
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed: a preset or a config's file, on a device, in a precision; neither is auto."""
+
+    preset: str
+    device: str
+    precision: str
+
+    def config(self, data: str = "ptb", *assignments: str) -> Config:
+        """Return its config."""
+        options = {"data": data, "device": self.device, "precision": self.precision}
+        return resolve(self.preset, list(assignments), options)
+
+    def command(self, task: str) -> list[str]:
+        """Return the command of a process that does one of :data:`TASKS`."""
+        return [sys.executable, "-m", "ptb_lm.report.bench_worker", task, *astuple(self)]
+
+
 Task = Callable[[int], dict[str, float]]
 """Does so many units of work, and returns figures, ``seconds`` among them."""
 
 
 def main() -> None:
     """Do one task of one preset, as often as standard input asks for it."""
-    preset, precision, task_name = sys.argv[1:]
+    task_name, *words = sys.argv[1:]
+    subject = Subject(*words)
     logging.getLogger("ptb_lm").setLevel(logging.WARNING)
-    with TASKS[task_name](preset, precision) as task:
+    with TASKS[task_name](subject) as task:
         for line in sys.stdin:
             result = task(int(line))
-            result["peak_bytes"] = peak_bytes()
+            result["peak_bytes"] = peak_bytes(subject.device)
             sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
 
 
-def peak_bytes() -> int:
-    """Return the most memory that this process has had resident."""
+def peak_bytes(device: str) -> int:
+    """Return the most memory that this process has had: resident, or allocated on the GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextmanager
-def training(preset: str, precision: str) -> Iterator[Task]:
+def training(subject: Subject) -> Iterator[Task]:
     """Steps of the real trainer; a unit is a step."""
-    with _run(preset, precision, TRAINING_TOKENS) as run, StopFlag() as stop:
+    with _run(subject, TRAINING_TOKENS) as run, StopFlag() as stop:
 
         def steps(count: int) -> dict[str, float]:
             before, targets = run.state.epoch_seconds, run.state.targets
@@ -72,9 +96,9 @@ def training(preset: str, precision: str) -> Iterator[Task]:
 
 
 @contextmanager
-def evaluation(preset: str, precision: str) -> Iterator[Task]:
+def evaluation(subject: Subject) -> Iterator[Task]:
     """The paper's test protocol, one stream; a unit is a thousand words."""
-    with _run(preset, precision, EVALUATED_TOKENS) as run:
+    with _run(subject, EVALUATED_TOKENS) as run:
         tokens = run.corpus.splits["train"]
 
         def thousands(count: int) -> dict[str, float]:
@@ -86,7 +110,7 @@ def evaluation(preset: str, precision: str) -> Iterator[Task]:
 
 
 @contextmanager
-def _run(preset: str, precision: str, tokens: int) -> Iterator[Run]:
+def _run(subject: Subject, tokens: int) -> Iterator[Run]:
     """A run of a preset on a text of words as frequent as those of a language (Zipf's law)."""
     with tempfile.TemporaryDirectory(prefix="ptb-lm-bench-") as folder:
         frequencies = 1 / torch.arange(1, WORDS - 1)
@@ -97,25 +121,29 @@ def _run(preset: str, precision: str, tokens: int) -> Iterator[Run]:
         text = " ".join([*types, *(types[rank] for rank in drawn.tolist())])
         for split in SPLITS:
             (Path(folder) / f"{split}.txt").write_text(text if split == "train" else text[:10_000])
-        options = {"data": folder, "device": "cpu", "precision": precision}
-        config = resolve(preset, ["run.checkpoint_minutes=1e6", "run.log_steps=1000000"], options)
+        config = subject.config(folder, "run.checkpoint_minutes=1e6", "run.log_steps=1000000")
         with open_run(config, Path(), Path(folder) / "run") as run:
             yield run
 
 
 @contextmanager
-def limit(preset: str, precision: str) -> Iterator[Task]:
+def limit(subject: Subject) -> Iterator[Task]:
     """The products of a training step one by one, by each route there is; a unit is one of each.
 
     The figures are the best rate of any, in operations a second, and that of reading memory, in
     bytes a second.
     """
-    config = resolve(preset)
+    config, device = subject.config(), subject.device
     hidden, streams = config.model.hidden_size, config.training.batch_size
     window = config.training.unrolled_steps * streams
-    set_libraries(precision)
+    set_libraries(subject.precision)
     routes, backends = product_routes(), cast(Any, torch.backends)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if device == "cuda":
+        routes = routes[:1]  # they are the CPU's
+    kind: Any = {
+        "device": device,
+        "dtype": torch.bfloat16 if subject.precision == "bf16" else torch.float32,
+    }
     shapes = [
         (window, hidden, WORDS),  # the softmax forward, then its two gradients
         (window, WORDS, hidden),
@@ -124,8 +152,8 @@ def limit(preset: str, precision: str) -> Iterator[Task]:
         (4 * hidden, window, hidden),
         (streams, hidden, 4 * hidden),  # a step's recurrent product
     ]
-    factors = [(torch.rand(m, k, dtype=dtype), torch.rand(k, n, dtype=dtype)) for m, k, n in shapes]
-    memory = torch.ones(2**26)  # 256 MB, more than any cache holds
+    factors = [(torch.rand(m, k, **kind), torch.rand(k, n, **kind)) for m, k, n in shapes]
+    memory = torch.ones(2**26, device=device)  # 256 MB, more than any cache holds
 
     def each_product(count: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -135,23 +163,29 @@ def limit(preset: str, precision: str) -> Iterator[Task]:
                 backends.mkldnn.matmul.fp32_precision = route
                 for a, b in factors:
                     operations = 2 * a.shape[0] * a.shape[1] * b.shape[1]
-                    best = max(best, operations / _seconds(partial(torch.matmul, a, b)))
-        bytes_a_second = memory.nbytes / _seconds(memory.sum)
+                    best = max(best, operations / _seconds(partial(torch.matmul, a, b), device))
+        bytes_a_second = memory.nbytes / _seconds(memory.sum, device)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "operations_rate": best, "bytes_rate": bytes_a_second}
 
     yield each_product
 
 
-def _seconds(work: Callable[[], Any], repetitions: int = 5) -> float:
-    """Return the median of some repetitions, after one to warm up."""
-    work()
+def _seconds(work: Callable[[], Any], device: str, repetitions: int = 5) -> float:
+    """Return the median of some repetitions, after one to warm up.
+
+    On a GPU each is of many in a row: to launch one may take longer than to do it.
+    """
+    in_a_row = 50 if device == "cuda" else 1
     taken = []
-    for _ in range(repetitions):
+    for _ in range(1 + repetitions):
         began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return sorted(taken)[repetitions // 2]
+        for _ in range(in_a_row):
+            work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append((time.perf_counter() - began) / in_a_row)
+    return median(taken[1:])
 
 
 TASKS = {"training": training, "evaluation": evaluation, "limit": limit}

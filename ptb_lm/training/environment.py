@@ -54,6 +54,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int | None]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
     }
 

@@ -144,7 +144,7 @@ def open_run(
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device, config = choose_device(config.run.device), settled(config)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
-        set_libraries(config.run.precision)
+        set_libraries(config.run.precision, deterministic=config.run.deterministic)
         corpus = load_corpus(config.run.data, data_dir, stop)
         run = _new_run(config, corpus, folder, device)
         begins_anew = not (resume and folder.resumable)
@@ -162,7 +162,11 @@ def open_run(
             folder.write_config(config)
             if not run.finished:
                 folder.forget_scores()
-                here = {"from_step": run.step, **describe_environment(device)}
+                here = {
+                    "from_step": run.step,
+                    "precision": config.run.precision,
+                    **describe_environment(device),
+                }
                 folder.write_environments([*environments, here])
                 logger.info("%s", _headline(run, device))
             yield run

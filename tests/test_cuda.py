@@ -1,0 +1,234 @@
+"""What holds on a GPU: `make test-cuda` runs these where there is one."""
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_support import done
+from test_recorded_steps import figures
+from test_training import corpus_folder, make_config, trained
+from torch import Tensor
+
+from ptb_lm.config import Config, resolve
+from ptb_lm.errors import PtbLmError
+from ptb_lm.model import recording, scoring
+from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.network import Dropout, LanguageModel
+from ptb_lm.model.objective import window_objective
+from ptb_lm.training import loop, recorded_steps
+from ptb_lm.training.checkpoint import load_checkpoint
+from ptb_lm.training.recorded_steps import RecordedSteps
+from ptb_lm.training.run import Run, open_run
+from ptb_lm.training.steps import EagerSteps
+
+__all__ = ["corpus_folder"]
+
+pytestmark = pytest.mark.cuda
+
+
+def on(device: str, config: Config, **options: object) -> Config:
+    values: dict[str, Any] = config.model_dump()
+    values["run"] |= {"device": device, "precision": "fp32", **options}
+    return Config.model_validate(values)
+
+
+@pytest.fixture(autouse=True)
+def nothing_falls_back(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.WARNING)
+    yield
+    assert "CUDA graph" not in caplog.text
+
+
+def test_a_seed_gives_the_numbers_of_the_cpu(corpus_folder: Path, tmp_path: Path) -> None:
+    """The same seed draws the same weights on every device; without dropout all else follows."""
+    cpu, cuda = (
+        figures(trained(on(device, make_config(corpus_folder)), tmp_path / device))
+        for device in ("cpu", "cuda")
+    )
+    for ours, theirs in zip(cuda, cpu, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize(("hidden_size", "dropout"), [(10, 0.0), (16, 0.0), (16, 0.5)])
+def test_recorded_and_eager_steps_give_the_same_numbers_in_float32(
+    corpus_folder: Path,
+    tmp_path: Path,
+    hidden_size: int,
+    dropout: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = on(
+        "cuda", make_config(corpus_folder, model__hidden_size=hidden_size, model__dropout=dropout)
+    )
+    recorded = trained(config, tmp_path / "recorded")
+    monkeypatch.setattr(loop, "steps_of", EagerSteps)
+    eager = trained(config, tmp_path / "eager")
+    for ours, theirs in zip(figures(recorded), figures(eager), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_masks_change_from_replay_to_replay_and_follow_the_seed() -> None:
+    drop = Dropout(0.5).train()
+    ones = torch.ones(40, 50, device="cuda")
+    kept = torch.zeros_like(ones)
+    torch.manual_seed(1)
+    replay = recording.record_cuda_graph(lambda: kept.copy_(drop(ones)))
+
+    def masks(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        return [replay().clone() for _ in range(5)]
+
+    def plain_masks(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        return [drop(ones) for _ in range(5)]
+
+    first, again, other = masks(1), masks(1), masks(2)
+    for step in range(5):
+        assert torch.equal(first[step], again[step])
+        assert not torch.equal(first[step], other[step])
+        assert all(not torch.equal(first[step], first[later]) for later in range(step + 1, 5))
+        assert first[step].mean().item() == pytest.approx(1, abs=0.15)
+    assert all(map(torch.equal, first, plain_masks(1)))
+
+
+def test_no_step_waits_for_the_device(corpus_folder: Path, tmp_path: Path) -> None:
+    with open_run(on("cuda", make_config(corpus_folder)), Path(), tmp_path / "run") as run:
+        run.network.train()
+        run.state.hidden = run.network.zero_state(5)
+        steps = RecordedSteps(run)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(20):
+                steps.replay()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_recorded_scoring_scores_as_plain_scoring_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    set_libraries("fp32")
+    network = LanguageModel(resolve("small").model, 300).cuda()
+    tokens = np.random.default_rng(1).integers(300, size=25_000).astype("int32")
+    for streams in (1, 20):
+        recorded = scoring.target_log_probabilities(network, tokens, streams)
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring, "recording_pays", lambda device, windows: False)
+            plain = scoring.target_log_probabilities(network, tokens, streams)
+        torch.testing.assert_close(recorded, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.0), ("tf32", 1e-5)])
+def test_the_lstm_and_the_softmax_round_alike(precision: str, least: float) -> None:
+    """Against float64 on the CPU, in the shares of their own norms."""
+    set_libraries(precision)
+    torch.manual_seed(1)
+    x = torch.randn(35, 20, 640)
+    for part in (torch.nn.LSTM(640, 640), torch.nn.Linear(640, 10_000)):
+        with torch.no_grad():
+            exact = part.double()(x.double())
+            ours = part.float().cuda()(x.cuda())
+        exact, ours = (out[0] if isinstance(out, tuple) else out for out in (exact, ours))
+        error = float((ours.cpu().double() - exact).norm() / exact.norm())
+        assert least < error < (1e-5 if precision == "fp32" else 1e-2)
+    set_libraries("fp32")
+
+
+def test_a_step_without_a_number_is_named_and_updates_nothing(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Infinity in the weights of the softmax, from the start: nothing is saved."""
+
+    def spoil(run: Run) -> None:
+        with torch.no_grad():
+            run.network.softmax.bias[0] = math.inf
+
+    with pytest.raises(PtbLmError, match=r"in step 1 the objective is .* not updated"):
+        trained(on("cuda", make_config(corpus_folder)), tmp_path / "run", before=spoil)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def train_command(data: Path, run: str, *more: str) -> list[str]:
+    """For a process of its own, as cuBLAS reads its settings once."""
+    command = [sys.executable, "-m", "ptb_lm", "train", "--config", "small", "--device", "cuda"]
+    changes = ("model.hidden_size=64", "model.dropout=0.5", "training.batch_size=5")
+    sets = [part for change in changes for part in ("--set", change)]
+    return [*command, "--data", str(data), "--run-dir", run, *sets, *more]
+
+
+def test_resumption_is_exact_to_the_bit_with_deterministic(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def train(run: str, *more: str) -> None:
+        epochs = ("--set", "training.epochs=5", "--deterministic")
+        command = train_command(corpus_folder, run, *epochs, *more)
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+
+    train("whole")
+    train("again")
+    for stop_at in ("2", "3", "8"):
+        train("run", "--resume", "--max-steps", stop_at)
+    train("run", "--resume")
+    whole, *others = (
+        load_checkpoint(tmp_path / run / "last.pt").weights for run in ("whole", "again", "run")
+    )
+    for other in others:
+        assert all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(corpus_folder: Path, tmp_path: Path) -> None:
+    command = train_command(corpus_folder, "run", "--resume", "--set", "training.epochs=100000")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    last = tmp_path / "run" / "last.pt"
+    for _ in range(2):
+        epoch = load_checkpoint(last).epoch if last.exists() else 0
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+        deadline = time.monotonic() + 120
+        while not (last.exists() and load_checkpoint(last).epoch > epoch):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
+def test_the_bench_measures_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptb_lm.report.timed_process.ROUND_SECONDS", 0.05)
+    command = ("bench", "small", "--device", "cuda", "--against-stock", "--rounds", "2", "--json")
+    report = json.loads(done(*command).out)
+    assert report["environment"]["device"] == torch.cuda.get_device_name()
+    (row,) = report["presets"]
+    assert (row["device"], row["precision"]) == ("cuda", "tf32")
+    for key in ("training", "evaluation", "stock", "stock_matched", "against_stock_matched"):
+        assert 0 < row[key]["least"] <= row[key]["median"]
+    assert 0 < row["share_of_limit"] < 1
+    assert row["training_bytes"] > 4 * 4_653_200
+
+
+def test_one_recording_serves_every_epoch_and_rate(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(logits: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        return window_objective(logits, targets)
+
+    monkeypatch.setattr(recorded_steps, "window_objective", counted)
+    trained(on("cuda", make_config(corpus_folder)), tmp_path / "run")
+    assert len(calls) == recording.WARM_UP + 1  # in 27 steps
