@@ -125,6 +125,7 @@ def test_a_finished_run_leaves_these_files(template: Path) -> None:
         "seed": 1,
         "device": "cpu",
         "precision": "fp32",
+        "deterministic": False,
         "log_steps": 4,
         "checkpoint_minutes": 10.0,
     }
@@ -132,6 +133,7 @@ def test_a_finished_run_leaves_these_files(template: Path) -> None:
     assert config["training"]["learning_rate"] == 1.0
     environment = json.loads(Path("runs/a/environment.json").read_text())
     assert [part["from_step"] for part in environment] == [0]
+    assert (environment[0]["precision"], environment[0]["cuda"]) == ("fp32", None)
     assert environment[0]["torch"] == torch.__version__
     assert str(template) not in json.dumps(environment)
     lines = metrics("runs/a")

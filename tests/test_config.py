@@ -72,6 +72,7 @@ def test_how_a_run_is_made_has_these_defaults() -> None:
         "seed": 1,
         "device": "auto",
         "precision": "auto",
+        "deterministic": False,
         "log_steps": 200,
         "checkpoint_minutes": 10.0,
     }
@@ -211,6 +212,7 @@ def test_an_option_wins_over_the_file(tmp_path: Path) -> None:
         "seed": 9,
         "device": "cpu",
         "precision": "auto",
+        "deterministic": False,
         "log_steps": 200,
         "checkpoint_minutes": 10.0,
     }

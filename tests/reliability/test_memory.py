@@ -39,7 +39,7 @@ from ptb_lm import __main__, stop
 from ptb_lm.evaluation import evaluate
 import ptb_lm.report.summary
 from ptb_lm.model import network
-from ptb_lm.training import loop, run
+from ptb_lm.training import loop, run, steps
 
 def limit():
     with open("/proc/self/statm") as file:
@@ -51,8 +51,8 @@ module, name = {
     "corpus": (run, "load_corpus"),
     "building": (run, "_new_run"),
     "taking up": (run, "_take_up"),
-    "forward": (loop, "training_window"),
-    "backward": (loop, "window_objective"),
+    "forward": (steps, "training_window"),
+    "backward": (steps, "window_objective"),
     "saving": (run.Run, "save"),
     "validation": (loop, "validation_perplexity"),
     "scoring": (evaluate, "score_text"),

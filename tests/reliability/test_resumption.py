@@ -408,6 +408,7 @@ OTHER_VALUES: dict[str, Any] = {
     "run.data": "other",
     "run.seed": 2,
     "run.precision": "bf16",
+    "run.deterministic": True,
 }
 """For each key that makes a run what it is, another value; of epochs, fewer."""
 
