@@ -3,6 +3,7 @@
 # make test-cuda        what holds on a GPU, with the PyTorch that PYTHON has (2.11 or newer)
 # make torture          the tests of what docs/RELIABILITY.md promises, in full
 # make bench            words per second of this machine, beside its limit
+# make bench-cuda       the same of its GPU
 # make reproduce-small  the paper's small model on the Penn Treebank
 # make reproduce-average  several seeds of it at once, and their average (PRESET=, SEEDS=10)
 PYTHON ?= python3
@@ -15,7 +16,7 @@ INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-cuda torture bench check install reproduce-small reproduce-average table clean
+.PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-average table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -50,15 +51,28 @@ reproduce-average: $(INSTALLED)
 # What docs/SPEED.md shows of this machine, which must do nothing else.
 bench: $(INSTALLED)
 	mkdir -p results/speed
-	$(BIN)/ptb-lm bench --against-stock --json > results/speed/.bench
+	$(BIN)/ptb-lm bench --device cpu --against-stock --json > results/speed/.bench
 	mv results/speed/.bench results/speed/bench-fp32.json
-	$(BIN)/ptb-lm bench --against-stock --precision bf16 --json > results/speed/.bench
+	$(BIN)/ptb-lm bench --device cpu --against-stock --precision bf16 --json > results/speed/.bench
 	mv results/speed/.bench results/speed/bench-bf16.json
 	$(BIN)/python benchmarks/without.py small --write
 	$(BIN)/python benchmarks/without.py medium --write
 	$(BIN)/python benchmarks/around.py --write
 	$(BIN)/python benchmarks/processes.py --write
 	$(BIN)/python scripts/make_table.py
+
+# The same of its GPU, with the PyTorch that PYTHON has.
+bench-cuda:
+	mkdir -p results/speed
+	for precision in tf32 fp32 bf16; do \
+		$(PYTHON) -m ptb_lm bench --device cuda --against-stock --precision $$precision --json \
+			> results/speed/.bench && \
+		mv results/speed/.bench results/speed/bench-cuda-$$precision.json || exit 1; \
+	done
+	for preset in small medium large; do \
+		$(PYTHON) benchmarks/without.py $$preset --device cuda --write || exit 1; \
+	done
+	$(PYTHON) scripts/make_table.py
 
 # The table of the README again from the evidence under results/; no model is loaded.
 table: $(INSTALLED)

@@ -15,10 +15,10 @@ import torch
 from evidence import show
 from torch import Tensor, nn
 
-from ptb_lm.model import libraries, network
+from ptb_lm.model import libraries, network, recording
 from ptb_lm.report import bench_worker
 from ptb_lm.report.timed_process import Spread, timed_process
-from ptb_lm.training import steps
+from ptb_lm.training import loop, recorded_steps, steps
 from ptb_lm.training.environment import describe_environment
 
 
@@ -47,7 +47,7 @@ def cross_entropy() -> None:
         )
         return nll_sum / targets.shape[1]
 
-    steps.window_objective = objective  # type: ignore[attr-defined]
+    steps.window_objective = recorded_steps.window_objective = objective  # type: ignore
 
 
 def pytorchs_dropout() -> None:
@@ -55,7 +55,22 @@ def pytorchs_dropout() -> None:
     network.Dropout = nn.Dropout  # type: ignore
 
 
-UNDONE: dict[str, Callable[[], None]] = {
+def launched_one_by_one() -> None:
+    """Launch each operation of a step by itself, in the same step."""
+    recording.record_cuda_graph = lambda work: work
+
+
+def plain_widths() -> None:
+    """Leave the widths as they are."""
+    recorded_steps.WIDTH_MULTIPLE = 1
+
+
+def plain_steps() -> None:
+    """Take the steps of a CPU, which wait for the device twice each."""
+    loop.RecordedSteps = steps.EagerSteps  # type: ignore
+
+
+ON_CPU: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "oneDNN's products": default_products,
     "kept buffers": fresh_buffers,
@@ -63,37 +78,54 @@ UNDONE: dict[str, Callable[[], None]] = {
     "softmax in place": cross_entropy,
     "masks from uniform numbers": pytorchs_dropout,
 }
+ON_CUDA: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "one launch a step": launched_one_by_one,
+    "one launch and no wait a step": plain_steps,
+    "padded widths": plain_widths,
+    "softmax in place": cross_entropy,
+    "masks from uniform numbers": pytorchs_dropout,
+}
+UNDONE = {"cpu": ON_CPU, "cuda": ON_CUDA}
 
 
 def main() -> None:
     """Time the whole and each variant by turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--device", choices=UNDONE, default="cpu")
+    parser.add_argument("--precision", help="default fp32, on cuda tf32")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--write", action="store_true", help="keep the figures in results/speed/")
-    parser.add_argument("--undone", choices=UNDONE, help=argparse.SUPPRESS)
+    parser.add_argument("--undone", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    device = options.device
+    precision = options.precision or ("tf32" if device == "cuda" else "fp32")
     if options.undone:
-        UNDONE[options.undone]()
-        sys.argv[1:] = ["training", options.preset, "cpu", options.precision]
+        UNDONE[device][options.undone]()
+        sys.argv[1:] = ["training", options.preset, device, precision]
         bench_worker.main()
         return
+    on_cuda = ["--device", "cuda"] if device == "cuda" else []
+    command = ["python", "benchmarks/without.py", options.preset, *on_cuda, "--write"]
     result = {
-        "command": f"python benchmarks/without.py {options.preset} --write",
-        "environment": describe_environment(torch.device("cpu")),
-        "precision": options.precision,
-        "without": measure(options.preset, options.precision, options.rounds),
+        "command": " ".join(command),
+        "environment": describe_environment(torch.device(device)),
+        "precision": precision,
+        "without": measure(options.preset, device, precision, options.rounds),
     }
-    show(result, f"speed/without-{options.preset}.json", keep=options.write)
+    name = f"without{'-cuda' if on_cuda else ''}-{options.preset}.json"
+    show(result, f"speed/{name}", keep=options.write)
 
 
-def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
+def measure(preset: str, device: str, precision: str, rounds: int) -> dict[str, Any]:
     """Return words per second without each step, and the ratio to the whole."""
-    rates: dict[str, list[float]] = {name: [] for name in UNDONE}
+    rates: dict[str, list[float]] = {name: [] for name in UNDONE[device]}
     with ExitStack() as stack:
-        command = [sys.executable, __file__, preset, "--precision", precision, "--undone"]
-        variants = {name: stack.enter_context(timed_process([*command, name])) for name in UNDONE}
+        command = [sys.executable, __file__, preset, "--device", device, "--precision", precision]
+        variants = {
+            name: stack.enter_context(timed_process([*command, "--undone", name])) for name in rates
+        }
         units = {name: variant.units_of_a_round() for name, variant in variants.items()}
         for _ in range(rounds):
             for name, variant in variants.items():

@@ -17,6 +17,7 @@ def speed_blocks(results: Path) -> dict[str, str]:
         "steps": steps_block(without),
         "around": around_block(_read(folder / "around.json"), bench[0]),
         "processes": processes_block(_read(folder / "processes.json")),
+        "cuda": cuda_block(folder),
     }
 
 
@@ -74,15 +75,54 @@ def processes_block(processes: dict[str, Any]) -> str:
     return "\n".join([*lines, "", where_measured(processes)])
 
 
+def cuda_block(folder: Path) -> str:
+    """Return the figures of a GPU, as far as there are any."""
+    bench = [
+        _read(folder / f"bench-cuda-{precision}.json")
+        for precision in ("tf32", "fp32", "bf16")
+        if (folder / f"bench-cuda-{precision}.json").exists()
+    ]
+    if not bench:
+        return "Not yet measured."
+    lines = [
+        "| model, precision | words/s | an epoch, s | limit, GFLOP/s | share of it | evaluation, "
+        "words/s | peak MB | PyTorch's defaults, words/s | ratio | in the same precision, words/s "
+        "| ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_cuda_row(row) for part in bench for row in part["presets"]]
+    parts = ["\n".join(lines), where_measured(bench[0])]
+    without = [_read(path) for path in sorted(folder.glob("without-cuda-*.json"))]
+    if without:
+        parts.append(steps_block(without))
+    return "\n\n".join(parts)
+
+
+def _cuda_row(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['preset']}, {row['precision']} | {_spread(row['training'])} "
+        f"| {TRAINING_TOKENS / row['training']['median']:.2f} | {row['limit'] / 1e9:,.0f} "
+        f"| {row['share_of_limit']:.0%} | {_spread(row['evaluation'])} "
+        f"| {row['training_bytes'] / 1e6:,.0f} "
+        f"| {_spread(row['stock'])} | {_ratio(row['against_stock'])} "
+        f"| {_spread(row['stock_matched'])} | {_ratio(row['against_stock_matched'])} |"
+    )
+
+
 def where_measured(evidence: dict[str, Any]) -> str:
     """Say of which commit a figure is, and of what machine."""
     environment = evidence["environment"]
     threads = environment["threads"]
     return (
         f"Commit {environment['commit'][:12]}, {environment['system']}, "
-        f"{environment['processor']}, {threads} thread{'s' * (threads > 1)}, "
+        f"{_processor(environment)}, {threads} thread{'s' * (threads > 1)}, "
         f"PyTorch {environment['torch']}."
     )
+
+
+def _processor(environment: dict[str, Any]) -> str:
+    device: str = environment["device"]
+    return environment["processor"] if device == "cpu" else device
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import done, ptb_lm
+from speed_page import cuda_block
 
 from ptb_lm.config import preset_headline, resolve
 from ptb_lm.errors import PtbLmError
@@ -76,9 +77,9 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_the_table_has_a_line_a_preset() -> None:
+def row_of_a_gpu() -> bench.BenchRow:
     spread = Spread(1234.5, 1200.0, 1300.0)
-    row = bench.BenchRow(
+    return bench.BenchRow(
         preset="small",
         device="cuda",
         precision="fp32",
@@ -94,7 +95,10 @@ def test_the_table_has_a_line_a_preset() -> None:
         training_bytes=400_000_000,
         evaluation_bytes=300_000_000,
     )
-    head, line = bench.bench_table([row]).splitlines()
+
+
+def test_the_table_has_a_line_a_preset() -> None:
+    head, line = bench.bench_table([row_of_a_gpu()]).splitlines()
     assert len(head) == len(line)
     for part in (
         "small fp32",
@@ -109,6 +113,18 @@ def test_the_table_has_a_line_a_preset() -> None:
         "1.75",
     ):
         assert part in line
+
+
+def test_the_page_shows_a_gpu_once_there_is_evidence(tmp_path: Path) -> None:
+    assert cuda_block(tmp_path) == "Not yet measured."
+    environment = {"commit": "0" * 40, "system": "Linux", "processor": "none", "device": "GPU 7"}
+    report = bench.bench_json([row_of_a_gpu()], {**environment, "threads": 4, "torch": "2.11"})
+    (tmp_path / "bench-cuda-tf32.json").write_text(json.dumps(report))
+    block = cuda_block(tmp_path)
+    assert "GPU 7, 4 threads, PyTorch 2.11" in block
+    head, _, line = [line.split("|") for line in block.splitlines()[:3]]
+    assert len(head) == len(line)
+    assert line[3].strip() == f"{929_589 / 1234.5:.2f}"  # seconds of an epoch
 
 
 @pytest.mark.parametrize(
