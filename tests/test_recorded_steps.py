@@ -4,11 +4,13 @@ place: all but the replay is the same."""
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptb_lm.config import resolve
 from ptb_lm.errors import PtbLmError
@@ -20,7 +22,7 @@ from ptb_lm.model.recording import Result
 from ptb_lm.model.state import detach
 from ptb_lm.training import loop, recorded_steps
 from ptb_lm.training.recorded_steps import RecordedSteps
-from ptb_lm.training.run import Run
+from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.sgd import (
     clip_factor,
@@ -29,6 +31,7 @@ from ptb_lm.training.sgd import (
     gradient_norm,
     sgd_step_,
 )
+from ptb_lm.training.steps import EagerSteps
 
 __all__ = ["corpus_folder"]
 
@@ -256,3 +259,37 @@ def test_recorded_scoring_scores_as_plain_scoring_does(
     monkeypatch.setattr(scoring, "record", unrecorded)
     recorded = scoring.target_log_probabilities(network, tokens, streams)
     assert torch.equal(recorded, plain)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that are called within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+READ_BACK = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "_coalesce", "equal"}
+"""Operations whose result, or its shape, the host has to wait for."""
+
+
+def test_a_recorded_step_reads_nothing_back_and_a_plain_one_does(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    with open_run(make_config(corpus_folder), Path(), tmp_path / "run") as run:
+        run.network.train()
+        run.state.hidden = run.network.zero_state(5)
+        recorded = RecordedSteps(run, unrecorded)
+        with Operations() as of_recorded:
+            recorded.replay()
+        with Operations() as of_plain:
+            EagerSteps(run).take(1, 1.0)
+    assert "index" in of_recorded.names  # the window, by an index on the device
+    assert not of_recorded.names & READ_BACK
+    assert of_plain.names & READ_BACK == {"_local_scalar_dense", "_coalesce"}
