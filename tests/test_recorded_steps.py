@@ -25,10 +25,12 @@ from ptb_lm.training.recorded_steps import RecordedSteps
 from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.sgd import (
+    add_rows_,
     clip_factor,
     clip_factor_on_device,
     fused_sgd,
     gradient_norm,
+    merged_rows,
     sgd_step_,
 )
 from ptb_lm.training.steps import EagerSteps
@@ -125,6 +127,33 @@ def test_the_fused_clip_is_pytorchs_clip(scale: float) -> None:
     assert all(torch.equal(our, old) for our, old in zip(ours, kept, strict=True))
 
 
+def test_rows_merged_without_a_wait_are_pytorchs_coalesced_ones() -> None:
+    """Words that occur once, twice and often; the norm, the step, and the step that is not made."""
+    words = torch.tensor([[7, 2, 7, 0], [2, 7, 7, 5], [9, 0, 2, 7]])
+    factors = torch.randn(3, 4, 6, dtype=torch.float64)
+    weights, norms = [], []
+    rate, without_update = torch.full((), 0.5), torch.zeros(())
+    for merge in (True, False):
+        torch.manual_seed(4)
+        embedding = torch.nn.Embedding(11, 6, sparse=True, dtype=torch.float64)
+        (weight,) = embedding.parameters()
+        (embedding(words) * factors).sum().backward()
+        if merge:
+            weight.grad = merged_rows(weight.grad)
+        norms.append(gradient_norm([weight]).item())
+        add_rows_(weight, rate, without_update) if merge else sgd_step_([weight], 0.5)
+        weights.append(weight)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-14)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-14, atol=1e-14)
+
+    kept = weight.detach().clone()
+    not_a_number = torch.full((1, 6), math.nan, dtype=torch.float64)
+    size, checked = (11, 6), {"check_invariants": True}
+    weight.grad = merged_rows(torch.sparse_coo_tensor([[3]], not_a_number, size, **checked))
+    add_rows_(weight, rate, without_update.fill_(1))
+    assert torch.equal(weight, kept)
+
+
 def test_a_gradient_of_zero_has_a_factor_of_one() -> None:
     assert clip_factor_on_device(torch.zeros(()), 5.0) == 1 == clip_factor(torch.zeros(()), 5.0)
 
@@ -174,6 +203,14 @@ def test_nobody_looks_at_a_recorded_run_between_two_lines_of_metrics(
     monkeypatch.setattr(RecordedSteps, "take", counted)
     trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)
     assert strides == [5, 4, 1, 5, 2]
+
+
+def test_a_text_of_a_single_window_is_enough(
+    corpus_folder: Path, tmp_path: Path, as_if_recorded: None
+) -> None:
+    config = make_config(corpus_folder, training__unrolled_steps=40, training__epochs=2)
+    recorded = trained(config, tmp_path / "recorded")
+    assert (recorded.windows, recorded.step) == (1, 2)
 
 
 @pytest.mark.parametrize("stop_at", [3, 9, 14])

@@ -20,7 +20,7 @@ from ptb_lm.model.state import HiddenState
 def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
     """Return a copy of a network whose width is the next multiple of a number.
 
-    Its weights lie in memory of their own. The gradient of its embedding is dense.
+    Its weights lie in memory of their own.
     """
     weight = network.softmax.weight
     words, width = weight.shape
@@ -28,7 +28,6 @@ def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
     config = network.config.model_copy(update={"hidden_size": padded_width})
     with torch.random.fork_rng(devices=[]):  # what is drawn here is not kept
         padded = LanguageModel(config, words, network.precision).to(weight)
-    padded.embedding.sparse = False
     with torch.no_grad():
         for parameter in padded.parameters():
             parameter.zero_()

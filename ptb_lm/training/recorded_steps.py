@@ -8,14 +8,20 @@ import time
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptb_lm.corpus.batching import training_window_at
 from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
 from ptb_lm.model.recording import Recorder, record
 from ptb_lm.training.run import Run
-from ptb_lm.training.sgd import clip_factor_on_device, fused_sgd, gradient_norm
+from ptb_lm.training.sgd import (
+    add_rows_,
+    clip_factor_on_device,
+    fused_sgd,
+    gradient_norm,
+    merged_rows,
+)
 from ptb_lm.training.steps import not_a_number
 
 WIDTH_MULTIPLE = 8
@@ -45,7 +51,10 @@ class RecordedSteps:
         self.latest = torch.zeros(3, dtype=torch.float64, device=device)
         self.update_rate = torch.zeros((), device=device)
         self.without_update = torch.zeros((), device=device)  # 1 where there is to be none
-        self.sgd = fused_sgd(self.network.parameters(), self.update_rate, self.without_update)
+        # Its gradient is sparse, and is not for the fused kernel.
+        self.embedding = cast(nn.Parameter, self.network.embedding.weight)
+        dense = [each for each in self.network.parameters() if each is not self.embedding]
+        self.sgd = fused_sgd(dense, self.update_rate, self.without_update)
         self.replay = record(self._step)
 
     def take(self, count: int, rate: float) -> float:
@@ -66,7 +75,7 @@ class RecordedSteps:
         if not math.isfinite(objective + norm):
             step = state.epochs_done * run.windows + int(window) + 1
             raise not_a_number(run, step, rate, objective, norm)
-        hidden = [(h.clone(), c.clone()) for h, c in run.network.zero_state(training.batch_size)]
+        hidden = run.network.zero_state(training.batch_size)
         copy_state_(hidden, self.hidden)
         targets = count * training.unrolled_steps * training.batch_size
         state.windows_are_done(count, nll_sum, targets, hidden, time.perf_counter() - began)
@@ -79,14 +88,17 @@ class RecordedSteps:
         logits, hidden = network(inputs, self.hidden)  # (T, B, V)
         objective = window_objective(logits, targets)
         objective.backward()  # type: ignore[no-untyped-call]
+        self.embedding.grad = merged_rows(cast(Tensor, self.embedding.grad))
         norm = gradient_norm(network.parameters())
         self._note(objective.detach(), norm)
         self.update_rate.copy_(self.rate * clip_factor_on_device(norm, training.clip_norm))
         self.sgd.step()
         self.sgd.zero_grad()
+        add_rows_(self.embedding, self.update_rate, self.without_update)
         copy_state_(self.hidden, hidden)
         self.nll_sum += objective.detach().double() * training.batch_size
-        self.window += 1
+        # Round, as the recording takes a few steps, and a text may have fewer windows.
+        self.window.add_(1).remainder_(self.run.windows)
 
     def _note(self, objective: Tensor, norm: Tensor) -> None:
         """Keep what the step has to say, unless one before it had no number to say."""

@@ -4,6 +4,7 @@ The gradient of the embedding is sparse: the rows of the words that a window has
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,37 @@ def sgd_step_(parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
         if parameter.grad is not None:
             parameter.add_(parameter.grad, alpha=-learning_rate)
             parameter.grad = None
+
+
+def merged_rows(gradient: Tensor) -> Tensor:
+    """Return a sparse gradient in which a word that a window has twice counts once, with the sum.
+
+    As ``coalesce`` does, which has to wait for the number of different words. Here the first row of
+    a word takes the sum of all, and the others stay, as zero.
+
+    Args:
+        gradient: of V words, sparse, with a row for each of N occurrences.
+    """
+    (words,), rows = gradient._indices(), gradient._values()  # (N,), (N, H)
+    occurrences = torch.arange(len(words), device=words.device)
+    first = words.new_full((gradient.shape[0],), len(words))  # (V,)
+    first.scatter_reduce_(0, words, occurrences, "amin")
+    merged = torch.zeros_like(rows).index_add_(0, first[words], rows)
+    # All is done that makes a gradient coalesced, but for the order of its rows.
+    return torch.sparse_coo_tensor(
+        words[None], merged, gradient.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+@torch.no_grad()
+def add_rows_(parameter: nn.Parameter, learning_rate: Tensor, without_update: Tensor) -> None:
+    """Do for a gradient of :func:`merged_rows` what :func:`fused_sgd` does for dense ones."""
+    gradient = cast(Tensor, parameter.grad)
+    steps = -learning_rate * gradient._values()
+    nothing = torch.zeros((), dtype=steps.dtype, device=steps.device)
+    steps = torch.where(without_update.bool(), nothing, steps)
+    parameter.index_add_(0, gradient._indices()[0], steps)
+    parameter.grad = None
 
 
 def fused_sgd(
