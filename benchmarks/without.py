@@ -52,7 +52,7 @@ def cross_entropy() -> None:
 
 def pytorchs_dropout() -> None:
     """Draw the masks by PyTorch's dropout."""
-    network.Dropout = nn.Dropout  # type: ignore
+    network.Dropout.forward = lambda self, x: nn.functional.dropout(x, self.p, self.training)  # type: ignore
 
 
 def launched_one_by_one() -> None:

@@ -18,7 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -46,17 +48,90 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DropoutRates(Section):
+    """The probability of dropping a value, by the place where it is dropped."""
+
+    words: Probability
+    """A word's embedding as a whole, all through a window: variational dropout only."""
+    input: Probability
+    """The embedding on its way into layer 1."""
+    between: Probability
+    """h on its way into the next layer."""
+    output: Probability
+    """The top layer's h on its way into the softmax."""
+    recurrent: Probability
+    """h[l, t-1] on its way into the same layer's next step: not in the paper's dropout."""
+
+
+def _one_rate_or_several(value: object) -> str:
+    return "several" if isinstance(value, dict | DropoutRates) else "one"
+
+
 class ModelConfig(Section):
     """The network (paper, section 3 and 4.1)."""
 
-    cell: Literal["lstm"]
+    cell: Literal["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]
     layers: Annotated[int, Field(gt=0, le=100)]
     hidden_size: PositiveInt
     """H: units of each layer and width of the embedding."""
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    """The probability of dropping a unit on each of the L+1 non-recurrent connections."""
+    dropout: Annotated[
+        Annotated[Probability, Tag("one")] | Annotated[DropoutRates, Tag("several")],
+        Discriminator(_one_rate_or_several),
+    ]
+    """The probability of dropping a unit: one for every place that ``dropout_on`` names, or a table
+    with one for each."""
+    dropout_on: Annotated[
+        Literal["non-recurrent", "all", "none", "variational"], Field(validate_default=True)
+    ] = "non-recurrent"
+    """``non-recurrent``: on each of the L+1 non-recurrent connections, as in the paper. ``all``: on
+    the recurrent ones too, with a fresh mask at each step. ``variational``: there and on words,
+    with one mask for all steps of a window (arXiv 1512.05287). ``none``: nowhere."""
+    masks_per_gate: bool = False
+    """With ``variational``: each gate has masks of its own for the layer's input and h ("untied
+    weights" in arXiv 1512.05287)."""
+    tied: bool = False
+    """Embedding and softmax are one matrix (arXiv 1608.05859)."""
     init_range: PositiveFloat
     """Every parameter, biases too, is drawn uniformly from (-init_range, init_range)."""
+
+    @field_validator("dropout_on")
+    @classmethod
+    def _every_rate_acts(cls, dropout_on: str, others: ValidationInfo) -> str:
+        """Refuse a rate at a place where nothing would be dropped."""
+        rates = others.data.get("dropout")
+        if isinstance(rates, DropoutRates):
+            for place, rate in rates:
+                if rate and place not in PLACES[dropout_on]:
+                    raise ValueError(f"one that drops at the place of dropout.{place} = {rate}")
+        return dropout_on
+
+    @field_validator("masks_per_gate")
+    @classmethod
+    def _masks_last(cls, masks_per_gate: bool, others: ValidationInfo) -> bool:
+        if masks_per_gate and others.data.get("dropout_on", "variational") != "variational":
+            raise ValueError("false, or dropout_on = 'variational' beside it")
+        return masks_per_gate
+
+    @property
+    def dropout_rates(self) -> DropoutRates:
+        """The rate at each place, 0 where nothing is dropped."""
+        if isinstance(self.dropout, DropoutRates):
+            return self.dropout
+        acting = PLACES[self.dropout_on]
+        rates = {name: self.dropout if name in acting else 0.0 for name in PLACES["variational"]}
+        return DropoutRates(**rates)
+
+
+PLACES = {
+    "none": (),
+    "non-recurrent": ("input", "between", "output"),
+    "all": ("input", "between", "output", "recurrent"),
+    "variational": ("words", "input", "between", "output", "recurrent"),
+}
+"""Where dropout acts, by ``model.dropout_on``."""
 
 
 class TrainingConfig(Section):
@@ -74,6 +149,8 @@ class TrainingConfig(Section):
     """What the rate is divided by at each epoch after ``constant_epochs``."""
     clip_norm: PositiveFloat
     """The greatest global norm of the gradient of the objective."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of every parameter that is taken from it after each step, whatever the rate."""
 
     @field_validator("decay")
     @classmethod
@@ -250,9 +327,10 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
 
 
 def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str, str], str]) -> str:
-    """Turn pydantic's first complaint into one line of ours."""
-    first = error.errors()[0]
-    location = tuple(str(part) for part in first["loc"])
+    """Turn pydantic's first complaint into one line of ours; a typo is what misses its key."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    # Which of the two kinds of dropout it was taken for is no part of the key.
+    location = tuple(str(part) for part in first["loc"] if part not in ("one", "several"))
     key = _cut(".".join(location))
     # Of a whole section: the assignment that may have brought it in.
     given = [origins[path] for path in origins if location in (path, path[:1])]
@@ -284,6 +362,8 @@ def _cut(text: str) -> str:
 def _known_names(location: tuple[str, ...]) -> list[str]:
     if len(location) == 1:
         return list(Config.model_fields)
+    if location[1:2] == ("dropout",):
+        return list(DropoutRates.model_fields)
     section = Config.model_fields[location[0]].annotation
     assert isinstance(section, type) and issubclass(section, Section)
     return list(section.model_fields)
@@ -300,4 +380,6 @@ def _value(value: object) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_value(part)}' for key, part in value.items())} }}"
     return repr(value)

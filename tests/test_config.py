@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ptb_lm.config import (
     Config,
+    DropoutRates,
     ModelConfig,
     RunOptions,
     TrainingConfig,
@@ -51,6 +52,9 @@ def test_a_preset_has_the_papers_values(
             "layers": 2,
             "hidden_size": H,
             "dropout": dropout,
+            "dropout_on": "non-recurrent",
+            "masks_per_gate": False,
+            "tied": False,
             "init_range": init_range,
         },
         "training": {
@@ -61,6 +65,7 @@ def test_a_preset_has_the_papers_values(
             "constant_epochs": constant,
             "decay": decay,
             "clip_norm": clip,
+            "weight_decay": 0.0,
         },
     }
 
@@ -98,6 +103,8 @@ def test_a_preset_written_as_toml_resolves_to_itself(name: str, tmp_path: Path) 
 
 positive = st.floats(min_value=0, exclude_min=True, max_value=3.4e38)
 count = st.integers(1, 2**31 - 1)
+probability = st.floats(0, 1, exclude_max=True)
+PLACES = list(DropoutRates.model_fields)
 words = st.text(
     st.characters(exclude_categories=["Cs"]), min_size=1
 )  # no file holds a lone surrogate
@@ -106,10 +113,13 @@ words = st.text(
 @given(
     model=st.builds(
         ModelConfig,
-        cell=st.just("lstm"),
+        cell=st.sampled_from(["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]),
         layers=st.integers(1, 100),
         hidden_size=count,
-        dropout=st.floats(0, 1, exclude_max=True),
+        dropout=probability | st.builds(DropoutRates, **dict.fromkeys(PLACES, probability)),
+        dropout_on=st.just("variational"),
+        masks_per_gate=st.booleans(),
+        tied=st.booleans(),
         init_range=positive,
     ),
     training=st.builds(
@@ -121,6 +131,7 @@ words = st.text(
         constant_epochs=st.integers(0, 10**6),
         decay=st.floats(min_value=1, max_value=3.4e38),
         clip_norm=positive,
+        weight_decay=probability,
     ),
     run=st.builds(
         RunOptions,
@@ -249,7 +260,10 @@ def test_a_config_is_frozen() -> None:
         ("model.dropout=1", "expected less than 1, got 1"),
         ("model.dropout=-0.1", "expected greater than or equal to 0, got -0.1"),
         ("model.dropout=nan", "got nan"),
-        ("model.cell=gru", "expected 'lstm', got 'gru'"),
+        ("model.cell=elman", "expected 'lstm', 'gru', 'rnn-tanh' or 'rnn-sigmoid', got 'elman'"),
+        ("model.dropout_on=some", "expected 'non-recurrent', 'all', 'none' or 'variational'"),
+        ("model.masks_per_gate=true", "expected false, or dropout_on = 'variational' beside it"),
+        ("training.weight_decay=1", "expected less than 1, got 1"),
         ("run.data=3", "expected string, got 3"),
         ("run.data=", "expected at least 1 character, got ''"),
         ("run.seed=-1", "expected greater than or equal to 0, got -1"),
@@ -267,3 +281,64 @@ def test_a_value_of_another_type_or_range_is_refused(assignment: str, expected: 
 def test_a_name_that_no_file_can_hold_is_refused_before_there_is_a_run() -> None:
     with pytest.raises(InputError, match=r"^--data: run\.data: expected string"):
         resolve("small", None, {"data": "\udcff"})
+
+
+RATES = "{ words = 0.1, input = 0.2, between = 0.3, output = 0.4, recurrent = 0.5 }"
+
+
+@pytest.mark.parametrize(
+    ("dropout_on", "acting"),
+    [
+        ("none", ""),
+        ("non-recurrent", "input between output"),
+        ("all", "input between output recurrent"),
+        ("variational", "words input between output recurrent"),
+    ],
+)
+def test_one_rate_is_that_of_every_place_where_dropout_acts(dropout_on: str, acting: str) -> None:
+    changes = ["model.dropout=0.25", f"model.dropout_on={dropout_on}"]
+    rates = resolve("medium", changes).model.dropout_rates.model_dump()
+    assert rates == {place: 0.25 if place in acting.split() else 0.0 for place in PLACES}
+
+
+def test_a_rate_for_each_place_survives_the_file(tmp_path: Path) -> None:
+    changes = [f"model.dropout={RATES}", "model.dropout_on=variational"]
+    config = resolve("medium", changes)
+    assert config.model.dropout_rates.model_dump() == {
+        "words": 0.1,
+        "input": 0.2,
+        "between": 0.3,
+        "output": 0.4,
+        "recurrent": 0.5,
+    }
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert load_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            [f"model.dropout={RATES}", "model.dropout_on=all"],
+            "model.dropout_on: expected one that drops at the place of dropout.words = 0.1, "
+            "got 'all'",
+        ),
+        (
+            [f"model.dropout={RATES}"],
+            "model.dropout_on: expected one that drops at the place of dropout.words",
+        ),
+        (
+            ["model.dropout=" + RATES.replace("words", "wrods")],
+            "model.dropout.wrods: unknown key; did you mean 'words'?; known: words, input, between",
+        ),
+        (
+            ["model.dropout=" + RATES.replace("0.5", "1.5")],
+            "model.dropout.recurrent: expected less",
+        ),
+        (["model.dropout={ words = 0.1 }"], "model.dropout.input: missing"),
+    ],
+)
+def test_a_rate_that_is_not_right_is_one_line(changes: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        resolve("medium", changes)
+    assert expected in str(error.value)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptb_lm.config import resolve
+from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.libraries import GREATEST_ERROR, product_error, product_routes, set_libraries
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import window_objective
@@ -54,11 +55,12 @@ def test_200_steps_are_those_of_pytorchs_own_parts(dropout: float) -> None:
     ours, theirs = LanguageModel(model, V), stock().StockModel(V, 24, model.layers, dropout)
     theirs.embedding.load_state_dict(ours.embedding.state_dict())
     theirs.softmax.load_state_dict(ours.softmax.state_dict())
-    for layer, weights in enumerate(ours.cell_weights()):
+    for layer, weights in enumerate(map(layer_weights, ours.layers)):
         for name, weight in weights._asdict().items():
             theirs.lstm.get_parameter(f"{name}_l{layer}").data.copy_(weight)
 
-    ours.drop = torch.nn.Dropout(dropout)  # whose masks are those of nn.LSTM
+    for place in ours.drop:  # by masks that are those of nn.LSTM
+        ours.drop[place] = torch.nn.Dropout(dropout)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=1.0)
     words = torch.randint(V, (200 * T + 1, B)) ** 2 // V  # some far more frequent than others
     hidden = ours.zero_state(B)

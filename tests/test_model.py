@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig, resolve
-from ptb_lm.model.cells import CellWeights, lstm_cell, rnn_cell
+from ptb_lm.model.cells import CELLS, CellWeights, cell_step
+from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.network import (
     LanguageModel,
     parameter_count,
@@ -35,7 +36,16 @@ def random_words(steps: int, streams: int) -> Tensor:
 
 
 def random_state(network: LanguageModel, streams: int) -> HiddenState:
-    return [(torch.rand_like(h) - 0.5, torch.rand_like(c)) for h, c in network.zero_state(streams)]
+    return [
+        tuple(torch.rand_like(part) - 0.5 for part in layer)
+        for layer in network.zero_state(streams)
+    ]
+
+
+def drop_by(network: LanguageModel, module: nn.Module) -> None:
+    """Drop by a module of the test's in each place of the paper's."""
+    for place in network.drop:
+        network.drop[place] = module
 
 
 def float64(values: list) -> Tensor:
@@ -72,7 +82,7 @@ def test_fused_equals_reference_in_outputs_states_and_all_gradients(
     for forward in (network, lambda *inputs: reference_forward(network, *inputs)):
         if dropped:
             torch.manual_seed(9)
-            network.drop = FixedMasks(layers + 1, steps, streams, 6)
+            drop_by(network, FixedMasks(layers + 1, steps, streams, 6))
         torch.manual_seed(11)
         state = [tuple(part.requires_grad_() for part in pair) for pair in random_state(network, 4)]
         logits, after = forward(words, state)
@@ -108,7 +118,7 @@ def test_the_lstm_cell_is_the_papers_formula_by_hand() -> None:
 
     c_after = sigm(affine[1]) * c + sigm(affine[0]) * math.tanh(affine[2])
     h_after = sigm(affine[3]) * math.tanh(c_after)
-    ours = lstm_cell(float64([[x]]), (float64([[h]]), float64([[c]])), weights)
+    ours = cell_step(CELLS["lstm"], float64([[x]]), (float64([[h]]), float64([[c]])), weights)
     assert [part.item() for part in ours] == pytest.approx([h_after, c_after], rel=1e-14)
 
 
@@ -119,7 +129,8 @@ def test_the_classic_cell_is_f_of_one_affine_map(activation: str) -> None:
     weights = CellWeights(*(torch.randn(shape).double() for shape in ((5, 4), (5, 5), (5,), (5,))))
     affine = x @ weights.weight_ih.T + weights.bias_ih + h @ weights.weight_hh.T + weights.bias_hh
     expected = 1 / (1 + (-affine).exp()) if activation == "sigmoid" else affine.tanh()
-    torch.testing.assert_close(rnn_cell(x, h, weights, activation), expected)
+    (ours,) = cell_step(CELLS[f"rnn-{activation}"], x, (h,), weights)
+    torch.testing.assert_close(ours, expected)
 
 
 def test_the_classic_tanh_cell_is_pytorchs() -> None:
@@ -129,7 +140,7 @@ def test_the_classic_tanh_cell_is_pytorchs() -> None:
     expected, _ = fused(x, h[None])
     weights = CellWeights(*fused.parameters())
     for step in range(6):
-        h = rnn_cell(x[step], h, weights, "tanh")
+        (h,) = cell_step(CELLS["rnn-tanh"], x[step], (h,), weights)
         torch.testing.assert_close(h, expected[step])
 
 
@@ -220,7 +231,7 @@ def test_a_perturbation_passes_dropout_exactly_l_plus_one_times(layers: int, dis
         network = make_network(layers)
         torch.manual_seed(0)
         plain = influence(network, forward_of(network), distance)
-        network.drop = Tracer()
+        drop_by(network, Tracer())
         torch.manual_seed(0)
         traced = influence(network, forward_of(network), distance)
         assert plain.abs().min() > 0
@@ -233,13 +244,13 @@ def test_a_perturbation_passes_dropout_exactly_l_plus_one_times(layers: int, dis
 def test_masks_on_the_recurrent_connection_too_would_break_that_count(distance: int) -> None:
     """The contrast: with h[l, t-1] masked as well, paths have up to L + 1 + distance masks."""
     network = make_network(layers=1)
-    (weights,) = network.cell_weights()
+    (weights,) = map(layer_weights, network.layers)
     embedded = network.embedding(torch.arange(distance + 1)).detach().requires_grad_()
 
     def read(mask: nn.Module) -> Tensor:
         h = c = torch.zeros(1, 6).double()
         for x in embedded:
-            h, c = lstm_cell(mask(x[None]), (mask(h), c), weights)
+            h, c = cell_step(network.cell, mask(x[None]), (mask(h), c), weights)
         (gradient,) = torch.autograd.grad(network.softmax(mask(h))[0, 5], embedded)
         return gradient[0]
 
@@ -250,7 +261,8 @@ def test_masks_on_the_recurrent_connection_too_would_break_that_count(distance: 
 def test_dropout_has_the_papers_rate_and_scale_in_training_and_none_in_evaluation() -> None:
     network = make_network(dropout=0.65)
     seen: list[Tensor] = []
-    network.drop.register_forward_hook(lambda module, args, output: seen.append(output / args[0]))
+    for place in network.drop.values():
+        place.register_forward_hook(lambda module, args, output: seen.append(output / args[0]))
     words = random_words(50, 20)
     network(words, network.zero_state(20))
     assert len(seen) == 3  # L + 1

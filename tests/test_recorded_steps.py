@@ -167,17 +167,30 @@ def figures(run: Run) -> list[dict[str, float]]:
     ]
 
 
-@pytest.mark.parametrize(("hidden_size", "dropout"), [(10, 0.0), (16, 0.0), (16, 0.5)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 10, "dropout": 0.0},
+        {"hidden_size": 16, "dropout": 0.0},
+        {"hidden_size": 16, "dropout": 0.5},
+        {"hidden_size": 16, "dropout": 0.5, "dropout_on": "variational", "tied": "true"},
+        {"hidden_size": 10, "dropout": 0.0, "cell": "gru"},
+        {"hidden_size": 10, "dropout": 0.0, "cell": "rnn-sigmoid"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-3])
 def test_recorded_steps_train_as_plain_ones_do(
     corpus_folder: Path,
     tmp_path: Path,
-    hidden_size: int,
-    dropout: float,
+    changes: dict[str, object],
+    weight_decay: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three epochs; without padding under the same masks."""
+    model = {f"model__{key}": value for key, value in changes.items()}
     config = make_config(
-        corpus_folder, model__hidden_size=hidden_size, model__dropout=dropout, run__log_steps=4
+        corpus_folder, training__weight_decay=weight_decay, run__log_steps=4, **model
     )
     plain = trained(config, tmp_path / "plain")
     monkeypatch.setattr(loop, "steps_of", lambda run: RecordedSteps(run, unrecorded))

@@ -121,7 +121,8 @@ def test_the_numpy_implementation_follows_the_trainer_step_by_step(
     def prepare(run: Run) -> None:
         run.network.double()
         start.update({name: value.clone() for name, value in run.network.state_dict().items()})
-        run.network.drop.register_forward_hook(record)
+        for place in run.network.drop.values():
+            place.register_forward_hook(record)
 
     run = trained(config, tmp_path / "run", max_steps=20, before=prepare)
     ours = [line for line in read_metrics(run.folder.metrics) if "gradient_norm" in line]

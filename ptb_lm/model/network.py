@@ -1,66 +1,59 @@
-"""The network of the paper: embedding, L LSTM layers, softmax; dropout in L+1 places.
+"""The network of the paper: embedding, L recurrent layers, softmax; dropout in L+1 places.
 
 Shapes: T steps, B streams, H hidden units, V words, L layers. Time comes first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig
-from ptb_lm.model.cells import CellWeights, lstm_cell
+from ptb_lm.model.cells import CELLS, State, cell_step
+from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
+from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.libraries import require_headroom
 from ptb_lm.model.state import HiddenState
 
-
-class Dropout(nn.Module):
-    """Dropout D of the paper: each value is zero with probability p, else divided by 1 - p.
-
-    It is ``nn.Dropout`` with masks drawn from uniform numbers in float32, which on a CPU takes a
-    third of the time of PyTorch's own draw.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x, in training mode under a fresh mask of its shape."""
-        if not self.training or self.p == 0:
-            return x
-        dtype = torch.promote_types(x.dtype, torch.float32)  # of bfloat16 there are too few
-        kept = torch.rand(x.shape, dtype=dtype, device=x.device) < 1 - self.p
-        return x * kept.to(x.dtype).div_(1 - self.p)
+NON_RECURRENT = ("input", "between", "output")
+"""The places of the paper's dropout."""
 
 
 class LanguageModel(nn.Module):
-    """A deep LSTM whose dropout acts on the non-recurrent connections only.
+    """A deep recurrent network; in the paper an LSTM with dropout where nothing recurs.
 
     The figure 2 of arXiv 1409.2329: each dashed arrow, from the embedding to layer 1, from each
-    layer to the next, and from layer L to the softmax, passes :attr:`drop`; no solid arrow, from
-    a step to the next, does. ``nn.LSTM(dropout=…)`` would leave out the first and the last of
-    these, so that each layer is a fused single-layer LSTM of its own.
+    layer to the next, and from layer L to the softmax, passes one of :attr:`drop`; no solid arrow,
+    from a step to the next, does. ``nn.LSTM(dropout=…)`` would leave out the first and the last of
+    these, so that each layer is a fused single-layer kernel of its own. Other cells, and other
+    places for dropout, are what ``config`` says.
 
-    Embedding and softmax are not tied. Every parameter is drawn from
-    U(-init_range, init_range), both bias vectors of each layer too, with no forget-gate offset.
+    Every parameter is drawn from U(-init_range, init_range), both bias vectors of each layer too,
+    with no forget-gate offset.
 
     Attributes:
         config: what it was made from.
         precision: ``bf16``: products in bfloat16, weights and state in float32; otherwise all in
             float32.
+        drop: dropout by place: ``input``, ``between``, ``output``.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, precision: str = "fp32") -> None:
         super().__init__()
         self.config = config
+        self.cell = CELLS[config.cell]
         self.precision = precision
-        width = config.hidden_size
-        # A window has few of the words: its gradient is of their rows alone.
-        self.embedding = nn.Embedding(vocabulary_size, width, sparse=True)
-        self.layers = nn.ModuleList(nn.LSTM(width, width) for _ in range(config.layers))
+        width, rates = config.hidden_size, config.dropout_rates
+        # A window has few of the words: the gradient is of their rows alone, unless the softmax,
+        # which has them all, is the same matrix.
+        self.embedding = nn.Embedding(vocabulary_size, width, sparse=not config.tied)
+        self.layers = nn.ModuleList(self.cell.layer(width, width) for _ in range(config.layers))
         self.softmax = nn.Linear(width, vocabulary_size)
-        self.drop: nn.Module = Dropout(config.dropout)
+        if config.tied:
+            self.softmax.weight = self.embedding.weight
+        self.drop_words = WordDropout(rates.words)
+        self.drop, self.drop_recurrent = _dropout(config, self.cell.gates)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-config.init_range, config.init_range)
@@ -80,27 +73,57 @@ class LanguageModel(nn.Module):
         """
         require_headroom()
         with torch.autocast(words.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            x = self.drop(self.embedding(words))  # (T, B, H)
+            embedded = self.embedding(words)  # (T, B, H)
+            x = self.drop_words.of_words(embedded, words, self.embedding.num_embeddings)
             after: HiddenState = []
-            for layer, (h, c) in zip(self.layers, hidden, strict=True):
-                x, state = layer(x, (h.unsqueeze(0), c.unsqueeze(0)))
-                after.append((state[0].squeeze(0).to(h), state[1].squeeze(0).to(c)))
-                x = self.drop(x)
-            return self.softmax(x), after
+            for index, (layer, state) in enumerate(zip(self.layers, hidden, strict=True)):
+                x = self.drop["between" if index else "input"](x)
+                x, state = self._run_layer(layer, x, state)
+                after.append(state)
+            return self.softmax(self.drop["output"](x)), after
+
+    def _run_layer(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run a layer, fused where nothing within it is masked."""
+        layer = cast(nn.RNNBase, layer)
+        per_gate = x.dim() == 4
+        if self.cell.fused and not per_gate and not self.drop_recurrent.acts:
+            return run_fused(self.cell, layer, x, state)
+        # For the mask, which layer's input it has the shape of does not matter.
+        shape_of_h = x[0] if per_gate else x
+        masks = self.drop_recurrent.draw(shape_of_h) if self.drop_recurrent.acts else None
+        return run_stepwise(self.cell, layer_weights(layer), x, state, masks)
 
     def zero_state(self, streams: int) -> HiddenState:
-        """Return the state at the beginning of a text: h and c zero, (B, H) for each layer."""
+        """Return the state at the beginning of a text: all zero, (B, H) each, for each layer."""
         weight = self.softmax.weight
+        shape = (streams, weight.shape[1])
         return [
-            (weight.new_zeros(streams, weight.shape[1]), weight.new_zeros(streams, weight.shape[1]))
-            for _ in self.layers
+            tuple(weight.new_zeros(shape) for _ in range(self.cell.states)) for _ in self.layers
         ]
 
-    def cell_weights(self) -> Iterator[CellWeights]:
-        """Yield the weights of each layer, in the form the reference cells take."""
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        for layer in self.layers:
-            yield CellWeights(*(layer.get_parameter(name) for name in names))
+    def weights(self) -> dict[str, Tensor]:
+        """Return the parameters by their names in a checkpoint, a tied one once."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`weights` gave."""
+        alias = {"softmax.weight": weights["embedding.weight"]} if self.config.tied else {}
+        self.load_state_dict({**weights, **alias})
+
+
+def _dropout(config: ModelConfig, gates: int) -> tuple[nn.ModuleDict, Dropout]:
+    """Return dropout by place, and that of the recurrent connection."""
+    rates = config.dropout_rates
+    if config.dropout_on != "variational":
+        places = {place: Dropout(getattr(rates, place)) for place in NON_RECURRENT}
+        return nn.ModuleDict(places), Dropout(rates.recurrent)
+    own = gates if config.masks_per_gate else None
+    places = {
+        "input": WindowDropout(rates.input, own),
+        "between": WindowDropout(rates.between, own),
+        "output": WindowDropout(rates.output),
+    }
+    return nn.ModuleDict(places), WindowDropout(rates.recurrent, own)
 
 
 def reference_forward(
@@ -109,17 +132,20 @@ def reference_forward(
     """Compute what :meth:`LanguageModel.forward` computes, step by step with the reference cell.
 
     With dropout off the two agree to rounding in outputs, states and gradients. With dropout on
-    each step here draws its own masks, in another order.
+    each step here draws its own masks, in another order, and on the non-recurrent connections
+    alone.
     """
     logits = []
-    state = list(hidden)
+    states = list(hidden)
     for step_words in words:  # (B,)
-        x = network.drop(network.embedding(step_words))  # (B, H)
-        for index, weights in enumerate(network.cell_weights()):
-            state[index] = lstm_cell(x, state[index], weights)
-            x = network.drop(state[index][0])
-        logits.append(network.softmax(x))
-    return torch.stack(logits), state
+        x = network.embedding(step_words)  # (B, H)
+        for index, layer in enumerate(network.layers):
+            x = network.drop["between" if index else "input"](x)
+            weights = layer_weights(cast(nn.RNNBase, layer))
+            states[index] = cell_step(network.cell, x, states[index], weights)
+            x = states[index][0]
+        logits.append(network.softmax(network.drop["output"](x)))
+    return torch.stack(logits), states
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -129,14 +155,15 @@ def parameter_count(network: nn.Module) -> int:
 
 def weight_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each parameter by its name in a checkpoint, without making any."""
-    width = config.hidden_size
+    width, gates = config.hidden_size, CELLS[config.cell].gates
     shapes: dict[str, tuple[int, ...]] = {
         "embedding.weight": (vocabulary_size, width),
-        "softmax.weight": (vocabulary_size, width),
         "softmax.bias": (vocabulary_size,),
     }
+    if not config.tied:
+        shapes["softmax.weight"] = (vocabulary_size, width)
     for layer in range(config.layers):
         for source in ("ih", "hh"):
-            shapes[f"layers.{layer}.weight_{source}_l0"] = (4 * width, width)
-            shapes[f"layers.{layer}.bias_{source}_l0"] = (4 * width,)
+            shapes[f"layers.{layer}.weight_{source}_l0"] = (gates * width, width)
+            shapes[f"layers.{layer}.bias_{source}_l0"] = (gates * width,)
     return shapes

@@ -1,9 +1,10 @@
 """A network made wider by units that are always zero, as GPUs multiply some widths faster.
 
-A padded unit has only zero weights, in and out. So its gates are sigm(0), sigm(0), sigm(0) and
-tanh(0) = 0, its memory c = c / 2 + 0 stays zero as it begins, and with it h. Nothing flows into the
-rest, and no gradient back: each gradient of a padded weight has a factor that is zero. So that
-training leaves them zero, and all else computes what the network does.
+A padded unit has only zero weights, in and out. So in an LSTM its gates are sigm(0), sigm(0),
+sigm(0) and tanh(0) = 0, its memory c = c / 2 + 0 stays zero as it begins, and with it h; in a GRU
+h = h / 2 + 0, in an RNN h = tanh(0). Nothing flows into the rest, and no gradient back: each
+gradient of a padded weight has a factor that is zero. So that training leaves them zero, and all
+else computes what the network does. Only an RNN with sigm has h = sigm(0) there: it is not padded.
 
 Shapes: V words, B streams, H hidden units, H' padded ones.
 """
@@ -24,6 +25,8 @@ def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
     """
     weight = network.softmax.weight
     words, width = weight.shape
+    if network.config.cell == "rnn-sigmoid":
+        multiple = 1
     padded_width = -(-width // multiple) * multiple
     config = network.config.model_copy(update={"hidden_size": padded_width})
     with torch.random.fork_rng(devices=[]):  # what is drawn here is not kept
@@ -51,12 +54,12 @@ def copy_state_(target: HiddenState, source: HiddenState) -> None:
 
 
 def _by_unit(network: LanguageModel) -> Iterator[Tensor]:
-    """Yield each weight with the gates in a dimension of their own: (4, H, …) for (4 * H, …)."""
+    """Yield each weight with the gates in a dimension of their own: (G, H, …) for (G * H, …)."""
+    shape = (network.cell.gates, -1)
     for module in network.modules():
+        gated = isinstance(module, nn.RNNBase)
         for parameter in module.parameters(recurse=False):
-            yield (
-                torch.unflatten(parameter, 0, (4, -1)) if isinstance(module, nn.LSTM) else parameter
-            )
+            yield torch.unflatten(parameter, 0, shape) if gated else parameter
 
 
 def _copy_corner_(target: Tensor, source: Tensor) -> None:

@@ -94,7 +94,7 @@ def recording_pays(device: torch.device, windows: int) -> bool:
 def _recorded(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -> ScoreWindow:
     """Record the scoring of windows of one shape; what it returns holds until the next one."""
     held_places = torch.zeros(shape, dtype=torch.int64, device=hidden[0][0].device)
-    held = [(h.clone(), c.clone()) for h, c in hidden]
+    held = [tuple(part.clone() for part in layer) for layer in hidden]
     replay = record(lambda: score(held_places, held))
 
     def score_recorded(places: Tensor, before: HiddenState) -> tuple[Tensor, HiddenState]:

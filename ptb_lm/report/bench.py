@@ -1,7 +1,8 @@
 """Words per second of this machine for each preset, beside the machine's own limit.
 
-A word's step, forward and backward, takes 6 * (8 L H^2 + H V) operations: two for each weight that
-it meets, as many again for the gradient of its input, and for that of the weight.
+A word's step, forward and backward, takes 6 * (2 G L H^2 + H V) operations, of G = 4 gates in an
+LSTM: two for each weight that it meets, as many again for the gradient of its input, and for that
+of the weight.
 """
 
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from ptb_lm.config import Config
 from ptb_lm.errors import InputError
+from ptb_lm.model.cells import CELLS
 from ptb_lm.report.bench_worker import WORDS, Subject
 from ptb_lm.report.timed_process import Spread, timed_process
 
@@ -60,7 +62,8 @@ class BenchRow:
 def operations_per_word(config: Config, words: int = WORDS) -> int:
     """Return the operations of a word's share of a training step."""
     hidden = config.model.hidden_size
-    return 6 * (8 * config.model.layers * hidden**2 + hidden * words)
+    weights = 2 * CELLS[config.model.cell].gates * config.model.layers * hidden**2
+    return 6 * (weights + hidden * words)
 
 
 def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
+from ptb_lm.model.cells import CELLS
 from ptb_lm.model.network import LanguageModel, weight_shapes
 from ptb_lm.training.memory import is_out_of_memory
 from ptb_lm.training.state import TrainingState
@@ -54,7 +55,7 @@ class Checkpoint:
     def network(self) -> LanguageModel:
         """Build the network with these weights."""
         network = LanguageModel(self.config.model, len(self.vocabulary), self.config.run.precision)
-        network.load_state_dict(self.weights)
+        network.load_weights(self.weights)
         return network
 
 
@@ -164,9 +165,9 @@ def _check_state(state: TrainingState, config: Config) -> None:
         raise ValueError("epochs")
     shape = (config.training.batch_size, config.model.hidden_size)
     if len(state.hidden) != config.model.layers or any(
-        tensor.shape != shape or tensor.dtype not in FLOATS
+        len(layer) != CELLS[config.model.cell].states
+        or any(tensor.shape != shape or tensor.dtype not in FLOATS for tensor in layer)
         for layer in state.hidden
-        for tensor in layer
     ):
         raise ValueError("hidden")
 

@@ -51,9 +51,13 @@ class RecordedSteps:
         self.latest = torch.zeros(3, dtype=torch.float64, device=device)
         self.update_rate = torch.zeros((), device=device)
         self.without_update = torch.zeros((), device=device)  # 1 where there is to be none
-        # Its gradient is sparse, and is not for the fused kernel.
+        # Its gradient is sparse, and not for the fused kernel, if it is not the softmax's as well.
         self.embedding = cast(nn.Parameter, self.network.embedding.weight)
-        dense = [each for each in self.network.parameters() if each is not self.embedding]
+        dense = [
+            each
+            for each in self.network.parameters()
+            if self.network.config.tied or each is not self.embedding
+        ]
         self.sgd = fused_sgd(dense, self.update_rate, self.without_update)
         self.replay = record(self._step)
 
@@ -88,17 +92,27 @@ class RecordedSteps:
         logits, hidden = network(inputs, self.hidden)  # (T, B, V)
         objective = window_objective(logits, targets)
         objective.backward()  # type: ignore[no-untyped-call]
-        self.embedding.grad = merged_rows(cast(Tensor, self.embedding.grad))
+        if not network.config.tied:
+            self.embedding.grad = merged_rows(cast(Tensor, self.embedding.grad))
         norm = gradient_norm(network.parameters())
         self._note(objective.detach(), norm)
         self.update_rate.copy_(self.rate * clip_factor_on_device(norm, training.clip_norm))
         self.sgd.step()
         self.sgd.zero_grad()
-        add_rows_(self.embedding, self.update_rate, self.without_update)
+        if not network.config.tied:
+            add_rows_(self.embedding, self.update_rate, self.without_update)
+        if training.weight_decay:
+            self._decay(training.weight_decay)
         copy_state_(self.hidden, hidden)
         self.nll_sum += objective.detach().double() * training.batch_size
         # Round, as the recording takes a few steps, and a text may have fewer windows.
         self.window.add_(1).remainder_(self.run.windows)
+
+    @torch.no_grad()
+    def _decay(self, weight_decay: float) -> None:
+        """Take its share from each weight, unless there is to be no update."""
+        kept = 1 - weight_decay * (1 - self.without_update)
+        torch._foreach_mul_(list(self.network.parameters()), kept)
 
     def _note(self, objective: Tensor, norm: Tensor) -> None:
         """Keep what the step has to say, unless one before it had no number to say."""

@@ -112,7 +112,7 @@ class Run:
             config=self.config,
             vocabulary=self.corpus.vocabulary,
             corpus_sha256=self.corpus.sha256,
-            weights=self.network.state_dict(),
+            weights=self.network.weights(),
             epoch=self.state.epochs_done,
             valid_perplexity=self.state.last_valid_perplexity,
         )
@@ -213,10 +213,10 @@ def _take_up(run: Run) -> None:
     if damage is not None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
-    run.network.load_state_dict(checkpoint.weights)
+    run.network.load_weights(checkpoint.weights)
     weight = run.network.softmax.weight  # of the right device and type
     # A copy, as the tensors of a checkpoint are views of its file.
-    state.hidden = [(h.to(weight, copy=True), c.to(weight, copy=True)) for h, c in state.hidden]
+    state.hidden = [tuple(part.to(weight, copy=True) for part in layer) for layer in state.hidden]
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)

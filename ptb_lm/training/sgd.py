@@ -38,12 +38,19 @@ def clip_factor_on_device(norm: Tensor, clip_norm: float) -> Tensor:
 
 
 @torch.no_grad()
-def sgd_step_(parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-    """Subtract the gradients times the rate, and drop the gradients."""
+def sgd_step_(
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float = 0.0
+) -> None:
+    """Subtract the gradients times the rate, drop them, and let the weights decay.
+
+    As Gal's code has it, a decay takes its share after the clipped step, whatever the rate.
+    """
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.add_(parameter.grad, alpha=-learning_rate)
             parameter.grad = None
+        if weight_decay:
+            parameter.mul_(1 - weight_decay)
 
 
 def merged_rows(gradient: Tensor) -> Tensor:

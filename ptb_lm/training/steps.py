@@ -62,7 +62,8 @@ class EagerSteps:
         objective.backward()  # type: ignore[no-untyped-call]
         norm = gradient_norm(network.parameters())
         require_finite(self.run, rate, objective, norm)
-        sgd_step_(network.parameters(), rate * clip_factor(norm, training.clip_norm))
+        update_rate = rate * clip_factor(norm, training.clip_norm)
+        sgd_step_(network.parameters(), update_rate, training.weight_decay)
         nll_sum = objective.item() * streams  # waits for the device
         seconds = time.perf_counter() - began
         state.windows_are_done(1, nll_sum, targets.numel(), detach(hidden), seconds)

@@ -1,0 +1,292 @@
+"""The four ways of dropout: what each drops, which masks last, and all of it for every cell."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import done, train_arguments, write_texts
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from ptb_lm.config import ModelConfig, resolve
+from ptb_lm.model import network as network_module
+from ptb_lm.model.cells import CELLS
+from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
+from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
+from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward, weight_shapes
+from ptb_lm.model.objective import window_objective
+from ptb_lm.training.checkpoint import load_checkpoint
+from ptb_lm.training.sgd import sgd_step_
+
+V, T, B, H = 19, 12, 30, 16
+FUSED = [name for name, cell in CELLS.items() if cell.fused]
+
+
+def make_network(dropout_on: str, dropout: object = 0.5, **changes: object) -> LanguageModel:
+    torch.manual_seed(2)
+    values = {"cell": "lstm", "layers": 2, "hidden_size": H, "init_range": 0.4} | changes
+    config = ModelConfig(dropout=dropout, dropout_on=dropout_on, **values)
+    return LanguageModel(config, V).double()
+
+
+def window() -> Tensor:
+    return torch.randint(V, (T, B), generator=torch.Generator().manual_seed(3))
+
+
+@contextmanager
+def masks_seen(network: LanguageModel) -> Iterator[dict[str, list[Tensor]]]:
+    """What the factors of a forward pass are, by place, as (…, B, H)."""
+    seen: dict[str, list[Tensor]] = {place: [] for place in ("input", "between", "output")}
+    seen["recurrent"] = []
+    stepwise = network_module.run_stepwise
+    hooks = []
+    for place, drop in network.drop.items():
+
+        def note(module: object, args: tuple[Tensor], output: Tensor, at: str = place) -> None:
+            seen[at].append((output / args[0]).detach())
+
+        hooks.append(drop.register_forward_hook(note))
+
+    def noting(*args: object) -> object:
+        masks = args[-1]
+        if masks is not None:
+            seen["recurrent"].append(masks)
+        return stepwise(*args)
+
+    network_module.run_stepwise = noting
+    try:
+        yield seen
+    finally:
+        network_module.run_stepwise = stepwise
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_in_the_papers_way_no_mask_is_on_the_recurrent_connection(cell: str) -> None:
+    network = make_network("non-recurrent", cell=cell)
+    with masks_seen(network) as seen:
+        network(window(), network.zero_state(B))
+    assert seen.pop("recurrent") == []
+    assert [len(masks) for masks in seen.values()] == [1, 1, 1]  # L + 1
+    for (mask,) in seen.values():
+        changes = (mask[1:] != mask[:-1]).double().mean()
+        assert changes.item() == pytest.approx(0.5, abs=0.05)  # fresh at every step
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_with_all_a_fresh_mask_at_each_step_is_on_h_too(cell: str) -> None:
+    network = make_network("all", cell=cell)
+    with masks_seen(network) as seen:
+        network(window(), network.zero_state(B))
+    assert [len(masks) for masks in seen.values()] == [1, 1, 1, 2]
+    for masks in seen.values():
+        for mask in masks:
+            assert mask.shape == (T, B, H)
+            assert (mask[1:] != mask[:-1]).double().mean().item() == pytest.approx(0.5, abs=0.05)
+            assert mask.unique().tolist() == [0.0, 2.0]
+    first, second = seen["recurrent"]
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_variational_masks_are_one_a_window_and_stream(cell: str) -> None:
+    """The same at every step, another one in each stream, layer, place and window."""
+    rates = {"words": 0.0, "input": 0.5, "between": 0.5, "output": 0.5, "recurrent": 0.5}
+    network = make_network("variational", rates, cell=cell)
+    windows = []
+    for _ in range(2):
+        with masks_seen(network) as seen:
+            network(window(), network.zero_state(B))
+        masks = [mask for of_place in seen.values() for mask in of_place]
+        assert len(masks) == 5
+        for mask in masks:
+            assert (mask == mask[:1]).all()  # for all of its steps
+            assert (mask[0, 1:] != mask[0, :-1]).double().mean().item() == pytest.approx(
+                0.5, abs=0.1
+            )
+        windows += [mask[0] for mask in masks]
+    for index, mask in enumerate(windows):
+        assert all(not torch.equal(mask, other) for other in windows[index + 1 :])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_masks_of_its_own_for_each_gate(cell: str) -> None:
+    gates = CELLS[cell].gates
+    network = make_network("variational", masks_per_gate=True, cell=cell)
+    with masks_seen(network) as seen:
+        network(window(), network.zero_state(B))
+    for place in ("input", "between"):
+        (mask,) = seen[place]
+        assert mask.shape == (gates, T, B, H)
+        kept = mask.nan_to_num(0)  # of words that were dropped nothing can be told
+        assert all(not torch.equal(kept[0], kept[gate]) for gate in range(1, gates))
+    for mask in seen["recurrent"]:
+        assert mask.shape == (gates, 1, B, H)
+    assert seen["output"][0].shape == (T, B, H)
+
+
+@pytest.mark.parametrize("dropout_on", ["none", "non-recurrent", "all", "variational"])
+def test_in_evaluation_nothing_is_dropped_and_the_fused_kernel_runs(dropout_on: str) -> None:
+    network = make_network(dropout_on).eval()
+    words = window()
+    with masks_seen(network) as seen:
+        logits, after = network(words, network.zero_state(B))
+    assert seen["recurrent"] == []
+    expected, state = reference_forward(network, words, network.zero_state(B))
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(after, state, rtol=1e-12, atol=1e-12)
+
+
+def test_none_is_no_dropout_whatever_the_rate() -> None:
+    network = make_network("none").train()
+    words = window()
+    one, _ = network(words, network.zero_state(B))
+    other, _ = network.eval()(words, network.zero_state(B))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cells_network_is_its_formula_step_by_step(cell: str) -> None:
+    """Outputs, states and gradients, the fused kernel beside the reference cell."""
+    network = make_network("none", cell=cell)
+    words = window()
+    results = []
+    for forward in (network, lambda *inputs: reference_forward(network, *inputs)):
+        logits, after = forward(words, network.zero_state(B))
+        kept = logits.detach().clone()
+        window_objective(logits, words.flip(0)).backward()
+        gradients = [p.grad.to_dense().clone() for p in network.parameters()]
+        results.append([kept, *(part for layer in after for part in layer), *gradients])
+        network.zero_grad()
+    for ours, reference in zip(*results, strict=True):
+        assert ours.abs().max() > 0
+        torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", FUSED)
+@pytest.mark.parametrize("per_gate", [False, True])
+def test_steps_under_masks_of_ones_are_the_fused_kernel(cell: str, per_gate: bool) -> None:
+    kind = CELLS[cell]
+    (layer, _) = make_network("none", cell=cell).layers
+    torch.manual_seed(5)
+    x = torch.randn(T, B, H).double()
+    state = tuple(torch.randn(B, H).double() for _ in range(kind.states))
+    expected, expected_state = run_fused(kind, layer, x, state)
+    gates = (kind.gates,) if per_gate else ()
+    masks = torch.ones(*gates, 1, B, H).double()
+    inputs = x.expand(*gates, *x.shape)
+    ours, our_state = run_stepwise(kind, layer_weights(layer), inputs, state, masks)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(our_state, expected_state, rtol=1e-12, atol=1e-12)
+
+
+def test_the_mask_is_on_what_the_affine_map_takes_and_not_on_what_is_carried() -> None:
+    """One step of a GRU by hand: its z * h has the whole h."""
+    kind = CELLS["gru"]
+    (layer, _) = make_network("none", cell="gru").layers
+    weights = layer_weights(layer)
+    x, h = torch.randn(1, 3, H).double(), torch.randn(3, H).double()
+    mask = (torch.rand(1, 3, H) > 0.5).double() * 2
+    (ours,), _ = run_stepwise(kind, weights, x, (h,), mask)
+    from_x = linear(x[0], weights.weight_ih, weights.bias_ih).chunk(3, 1)
+    from_h = linear(h * mask[0], weights.weight_hh, weights.bias_hh).chunk(3, 1)
+    r, z = (torch.sigmoid(from_x[gate] + from_h[gate]) for gate in (0, 1))
+    n = torch.tanh(from_x[2] + r * from_h[2])
+    torch.testing.assert_close(ours, (1 - z) * n + z * h)
+
+
+def test_a_word_is_dropped_in_a_stream_each_time_or_never() -> None:
+    drop = WordDropout(0.5).train()
+    words = torch.randint(V, (200, B))
+    kept = drop.of_words(torch.ones(200, B, H), words, V)[..., 0]  # (T, B)
+    share = []
+    for word in range(V):
+        for stream in range(B):
+            factors = kept[:, stream][words[:, stream] == word].unique().tolist()
+            assert factors in ([0.0], [2.0], [])
+            share += [factor == 0 for factor in factors]
+    assert sum(share) / len(share) == pytest.approx(0.5, abs=0.1)
+    again = drop.of_words(torch.ones(200, B, H), words, V)[..., 0]
+    assert not torch.equal(kept, again)
+    assert torch.equal(drop.eval().of_words(torch.ones(3), words, V), torch.ones(3))
+
+
+@pytest.mark.parametrize("kind", [Dropout, WindowDropout])
+def test_what_is_kept_is_scaled_so_that_the_mean_stays(kind: type[Dropout]) -> None:
+    torch.manual_seed(6)
+    drop = kind(0.35).train()
+    out = drop(torch.ones(4, 400, 200))
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.65])
+    assert out.mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_tied_is_one_matrix_whose_gradient_is_the_sum_of_both() -> None:
+    tied = make_network("none", tied=True)
+    untied = make_network("none")
+    untied.load_state_dict(tied.state_dict())
+    assert parameter_count(untied) - parameter_count(tied) == V * H
+    words = window()
+    for network in (tied, untied):
+        logits, _ = network(words, network.zero_state(B))
+        window_objective(logits, words.flip(0)).backward()
+    of_both = untied.embedding.weight.grad.to_dense() + untied.softmax.weight.grad
+    torch.testing.assert_close(tied.embedding.weight.grad, of_both, rtol=1e-12, atol=1e-13)
+    sgd_step_(tied.parameters(), 0.1)
+    assert tied.softmax.weight is tied.embedding.weight
+    torch.testing.assert_close(
+        embedding(words, tied.softmax.weight), tied.embedding(words), rtol=0, atol=0
+    )
+
+
+def test_a_tied_medium_has_one_matrix_less() -> None:
+    with torch.device("meta"):
+        network = LanguageModel(resolve("medium", ["model.tied=true"]).model, 10_000)
+    assert parameter_count(network) == 19_780_400 - 6_500_000
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_shapes_of_a_checkpoint_are_known_without_a_network(cell: str, tied: bool) -> None:
+    network = make_network("none", cell=cell, tied=tied)
+    real = {name: tuple(weight.shape) for name, weight in network.weights().items()}
+    assert weight_shapes(network.config, V) == real
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.25])
+def test_decay_takes_its_share_after_the_step_whatever_the_rate(weight_decay: float) -> None:
+    parameter = torch.nn.Parameter(torch.tensor([4.0, -8.0]))
+    parameter.grad = torch.tensor([1.0, 1.0])
+    sgd_step_([parameter], 0.5, weight_decay)
+    expected = [3.5 * (1 - weight_decay), -8.5 * (1 - weight_decay)]
+    assert parameter.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__cell": "gru"},
+        {"model__cell": "rnn-sigmoid", "model__dropout_on": "all"},
+        {"model__cell": "rnn-tanh", "model__dropout_on": "variational"},
+        {"model__dropout_on": "variational", "model__masks_per_gate": True},
+        {"model__tied": True, "model__dropout_on": "none", "training__weight_decay": 1e-4},
+    ],
+    ids=str,
+)
+def test_every_kind_trains_resumes_to_the_bit_and_is_evaluated(
+    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "text", [*"abcdefgh"], seed=1)
+    whole = done(*train_arguments("whole", **changes))
+    for stop_at in ("7", "29", "40"):
+        done(*train_arguments("run", "--resume", "--max-steps", stop_at, **changes))
+    resumed = done(*train_arguments("run", "--resume", **changes))
+    assert resumed.out.replace("run folder: run", "") == whole.out.replace("run folder: whole", "")
+    ours, theirs = (load_checkpoint(Path(name, "last.pt")).weights for name in ("run", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert "perplexity" in done("eval", "run/last.pt").out
+    assert len(done("generate", "run/last.pt", "--words", "5").out.split()) <= 5
