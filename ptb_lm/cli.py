@@ -156,6 +156,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="F.npz", help="Keep the log-probability of each target."),
     ] = None,
+    mc_samples: Annotated[
+        int, typer.Option(min=0, help="Mean probability of so many passes with dropout on.")
+    ] = 0,
     device: Device = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -167,7 +170,7 @@ def evaluate(
     from ptb_lm.evaluation.scores import save_scores as write_scores
     from ptb_lm.report.summary import evaluation_summary
 
-    request = EvaluationRequest.of(split, text, protocol)
+    request = EvaluationRequest.of(split, text, protocol, mc_samples)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
     with StopFlag() as stop:
@@ -176,7 +179,13 @@ def evaluate(
         )
         if save_scores is not None:
             write_scores(members[0], save_scores)
-    _print(to_json(result_table(members)) if as_json else evaluation_summary(members, configs))
+    if as_json:
+        sampled = {"mc_samples": mc_samples} if mc_samples else {}
+        _print(to_json({**result_table(members), **sampled}))
+        return
+    if mc_samples:
+        _print(f"mean probability of {mc_samples:,} passes with dropout:")
+    _print(evaluation_summary(members, configs))
 
 
 @app.command()

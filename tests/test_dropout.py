@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import done, train_arguments, write_texts
+from cli_support import done, done_json, ptb_lm, train_arguments, write_texts
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
@@ -17,6 +17,11 @@ from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward, weight_shapes
 from ptb_lm.model.objective import window_objective
+from ptb_lm.model.scoring import (
+    monte_carlo_log_probabilities,
+    nll_sum,
+    target_log_probabilities,
+)
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.sgd import sgd_step_
 
@@ -290,3 +295,50 @@ def test_every_kind_trains_resumes_to_the_bit_and_is_evaluated(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert "perplexity" in done("eval", "run/last.pt").out
     assert len(done("generate", "run/last.pt", "--words", "5").out.split()) <= 5
+
+
+@pytest.fixture
+def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path / "text", [*"abcdefgh"], seed=1)
+    done(*train_arguments("run", model__dropout_on="variational"))
+    return tmp_path
+
+
+def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: Path) -> None:
+    """By the same passes made one by one; more passes have less to say of any one mask."""
+    checkpoint = load_checkpoint(Path("run/last.pt"))
+    network = checkpoint.network()
+    tokens = torch.randint(len(checkpoint.vocabulary), (200,)).numpy().astype("int32")
+    torch.manual_seed(9)
+    together = monte_carlo_log_probabilities(network, tokens, 1, samples=4, unrolled_steps=5)
+    assert network.training
+    torch.manual_seed(9)
+    passes = [
+        monte_carlo_log_probabilities(network, tokens, 1, samples=1, unrolled_steps=5).exp()
+        for _ in range(4)
+    ]
+    torch.testing.assert_close(together.exp(), torch.stack(passes).mean(0))
+    assert len({round(nll_sum(each.log()), 6) for each in passes}) == 4
+    assert nll_sum(together) < max(nll_sum(each.log()) for each in passes)
+    plain = target_log_probabilities(network, tokens, 1)
+    assert nll_sum(plain) != pytest.approx(nll_sum(together), rel=1e-6)
+
+
+def test_mc_samples_on_the_command_line_are_named_and_can_be_had_again(dropped: Path) -> None:
+    first, again = (done("eval", "run/last.pt", "--mc-samples", "3").out for _ in range(2))
+    assert first == again
+    assert first.startswith("mean probability of 3 passes with dropout:\n")
+    figures = done_json("eval", "run/last.pt", "--mc-samples", "3")
+    assert figures["mc_samples"] == 3
+    one = done_json("eval", "run/last.pt")
+    assert "mc_samples" not in one
+    assert figures["members"][0]["tokens"] == one["members"][0]["tokens"]
+    assert figures["members"][0]["nll"] != one["members"][0]["nll"]
+
+
+def test_a_model_without_dropout_has_nothing_to_sample(dropped: Path) -> None:
+    done(*train_arguments("plain", model__dropout=0.0))
+    outcome = ptb_lm("eval", "plain/last.pt", "--mc-samples", "3")
+    assert outcome.code == 2
+    assert outcome.err.endswith("was trained without dropout; nothing to sample\n")

@@ -4,9 +4,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.load import BUILT_IN, SPLITS, load_corpus
@@ -23,7 +25,11 @@ from ptb_lm.evaluation.scores import (
 )
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.scoring import target_log_probabilities
+from ptb_lm.model.scoring import (
+    Scorer,
+    monte_carlo_log_probabilities,
+    target_log_probabilities,
+)
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device
@@ -59,7 +65,12 @@ def scored_text(
 
 
 def score_text(
-    network: LanguageModel, tokens: TokenIds, text: ScoredText, name: str, stop: StopFlag
+    network: LanguageModel,
+    tokens: TokenIds,
+    text: ScoredText,
+    name: str,
+    stop: StopFlag,
+    scorer: Scorer = target_log_probabilities,
 ) -> Scores:
     """Score a text under the protocol of its description.
 
@@ -69,12 +80,13 @@ def score_text(
         text: what :func:`scored_text` says of it.
         name: what to call the member.
         stop: looked at before each window.
+        scorer: without dropout, or the mean of passes with it.
 
     Raises:
         InputError: the text is too short for the protocol.
         Stopped: a signal came.
     """
-    log_probabilities = target_log_probabilities(network, tokens, text.streams, stop)
+    log_probabilities = scorer(network, tokens, text.streams, stop)
     return Scores(name, text, log_probabilities.numpy().astype(np.float32))
 
 
@@ -124,9 +136,13 @@ class EvaluationRequest:
     split: str
     text: Path | None
     protocol: str
+    mc_samples: int = 0
+    """Passes under dropout whose mean probability counts; 0 for one pass without dropout."""
 
     @classmethod
-    def of(cls, split: str | None, text: Path | None, protocol: str | None) -> "EvaluationRequest":
+    def of(
+        cls, split: str | None, text: Path | None, protocol: str | None, mc_samples: int = 0
+    ) -> "EvaluationRequest":
         """Fill in what was not asked for: the test split, and the paper's protocol of a split.
 
         Raises:
@@ -139,8 +155,10 @@ class EvaluationRequest:
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
         if text is not None:
-            return cls(f"text {from_command_line(text.name)}", text, protocol or "stream")
-        return cls(split or "test", None, protocol or PAPER_PROTOCOL[split or "test"])
+            name = f"text {from_command_line(text.name)}"
+            return cls(name, text, protocol or "stream", mc_samples)
+        split = split or "test"
+        return cls(split, None, protocol or PAPER_PROTOCOL[split], mc_samples)
 
 
 def evaluate_checkpoints(
@@ -183,9 +201,27 @@ def evaluate_checkpoints(
         with memory_errors_explained(checkpoint.config, "nothing was written"):
             set_libraries(checkpoint.config.run.precision)
             network = checkpoint.network().to(torch_device)
-            members.append(score_text(network, tokens, text, str(path), stop))
+            scorer = _scorer(checkpoint.config, path, request.mc_samples)
+            members.append(score_text(network, tokens, text, str(path), stop, scorer))
         configs.append(checkpoint.config)
     return members, configs
+
+
+def _scorer(config: Config, path: Path, mc_samples: int) -> Scorer:
+    """Return the way to score: by one pass without dropout, or by the mean p of several with it.
+
+    The second begins from the run's own seed, so that a figure can be had again.
+    """
+    if not mc_samples:
+        return target_log_probabilities
+    if not any(config.model.dropout_rates.model_dump().values()):
+        raise InputError(f"--mc-samples: {path} was trained without dropout; nothing to sample")
+    torch.manual_seed(config.run.seed)
+    return partial(
+        monte_carlo_log_probabilities,
+        samples=mc_samples,
+        unrolled_steps=config.training.unrolled_steps,
+    )
 
 
 def _tokens(

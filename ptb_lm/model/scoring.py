@@ -3,6 +3,7 @@
 Shapes: T steps, B streams, V words, N tokens of a text. All likelihoods are in nats.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,9 @@ from ptb_lm.stop import NEVER, StopFlag
 
 # A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
 TARGETS_PER_WINDOW = 1000
+
+Scorer = Callable[[LanguageModel, TokenIds, int, StopFlag], Tensor]
+"""See :func:`target_log_probabilities`."""
 
 ScoreWindow = Callable[[Tensor, HiddenState], tuple[Tensor, HiddenState]]
 """See :func:`_score_window`, whose last two arguments these are."""
@@ -48,21 +52,67 @@ def target_log_probabilities(
         Stopped: a signal came; the network is as it was.
     """
     require_columns(len(tokens), streams)
+    max_steps = max(1, TARGETS_PER_WINDOW // streams)
+    with _in_mode(network, training=False):
+        return _score_text(network, tokens, (max_steps, streams), stop)
+
+
+@torch.no_grad()
+def monte_carlo_log_probabilities(
+    network: LanguageModel,
+    tokens: TokenIds,
+    streams: int,
+    stop: StopFlag = NEVER,
+    *,
+    samples: int,
+    unrolled_steps: int,
+) -> Tensor:
+    """Score a text as :func:`target_log_probabilities` does, by the mean p of passes under dropout.
+
+    Each pass draws masks of its own, for each window anew (arXiv 1512.05287, section 4.2).
+
+    Args:
+        network: left in the mode it was in.
+        tokens: the text, (N,).
+        streams: B columns.
+        stop: looked at before each window.
+        samples: how many passes.
+        unrolled_steps: T of a window: that of training, so that a mask lasts as long as there.
+
+    Returns:
+        ln of the mean p, float64 (N - 1,).
+
+    Raises:
+        InputError: the text has fewer targets than streams.
+        Stopped: a signal came; the network is as it was.
+    """
+    require_columns(len(tokens), streams)
+    total = torch.full((len(tokens) - 1,), -torch.inf, dtype=torch.float64)
+    shape = (unrolled_steps, streams)
+    with _in_mode(network, training=True):
+        for _ in range(samples):
+            torch.logaddexp(total, _score_text(network, tokens, shape, stop).double(), out=total)
+    return total - math.log(samples)
+
+
+def _score_text(
+    network: LanguageModel, tokens: TokenIds, shape: tuple[int, int], stop: StopFlag
+) -> Tensor:
+    """Score a text in the mode that the network is in, in windows of (T, B), by one pass."""
+    max_steps, streams = shape
     device = network.softmax.weight.device
     text = torch.from_numpy(tokens.astype("int64")).to(device)
     scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
     hidden = network.zero_state(streams)
-    max_steps = max(1, TARGETS_PER_WINDOW // streams)
-    with _evaluation_mode(network):
-        score: ScoreWindow = partial(_score_window, network, text)
-        score_whole = score
-        if recording_pays(device, windows=len(scores) // (max_steps * streams)):
-            score_whole = _recorded(score, (max_steps, streams), hidden)
-        for places in evaluation_windows(len(scores), streams, max_steps):  # (T, B)
-            stop.check()
-            score_this = score_whole if places.shape == (max_steps, streams) else score
-            places = places.to(device)
-            scores[places], hidden = score_this(places, first_streams(hidden, places.shape[1]))
+    score: ScoreWindow = partial(_score_window, network, text)
+    score_whole = score
+    if recording_pays(device, windows=len(scores) // (max_steps * streams)):
+        score_whole = _recorded(score, shape, hidden)
+    for places in evaluation_windows(len(scores), streams, max_steps):  # (T, B)
+        stop.check()
+        score_this = score_whole if places.shape == shape else score
+        places = places.to(device)
+        scores[places], hidden = score_this(places, first_streams(hidden, places.shape[1]))
     return scores.cpu()
 
 
@@ -72,7 +122,7 @@ def _score_window(
     """Score a window's targets.
 
     Args:
-        network: without dropout.
+        network: in either mode.
         text: (N,).
         places: which targets, (T, B), see :func:`~ptb_lm.corpus.batching.evaluation_windows`.
         hidden: the state before it.
@@ -106,10 +156,10 @@ def _recorded(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -
 
 
 @contextmanager
-def _evaluation_mode(network: LanguageModel) -> Iterator[None]:
-    """Turn dropout off, and back on if it was on."""
+def _in_mode(network: LanguageModel, *, training: bool) -> Iterator[None]:
+    """Turn dropout on or off, and back to what it was."""
     was_training = network.training
-    network.eval()
+    network.train(training)
     try:
         yield
     finally:
