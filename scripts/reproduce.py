@@ -1,4 +1,4 @@
-"""Train a preset on the Penn Treebank, evaluate it, keep the evidence, rewrite the table.
+"""Train a preset, evaluate it, keep the evidence, rewrite the table.
 
 Run from the root of the checkout. Started again after a stop it goes on from the last checkpoint;
 after the end, it evaluates anew.
@@ -45,13 +45,20 @@ def reproduce() -> None:
     parser.add_argument("preset")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--data", help="if it is not what the config says")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--name", help="of the folders in runs/ and results/, if it is another")
     parser.add_argument("--no-table", action="store_true", help="leave the table as it is")
     options = parser.parse_args()
-    choice = ("--seed", options.seed, "--precision", options.precision)
-    ptb_lm("train", "--config", options.preset, *choice, "--resume")
     chosen = {"seed": int(options.seed), "precision": options.precision}
-    name = settled(resolve(options.preset, options=chosen)).run_name
+    if options.data:
+        chosen["data"] = options.data
+    name = options.name or settled(resolve(options.preset, options=chosen)).run_name
     run = RunFolder(Path("runs") / name)
+    choice = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+    changes = [word for change in options.set for word in ("--set", change)]
+    folder = ("--run-dir", str(run.path))
+    ptb_lm("train", "--config", options.preset, *choice, *changes, *folder, "--resume")
     for split in SCORED_SPLITS:  # from the saved checkpoint, as anyone else would
         ptb_lm("eval", str(run.last), "--split", split)
     keep_evidence(run, Path("results") / name)

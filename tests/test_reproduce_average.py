@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reproduce_average
 from cli_support import WORDS, contents, write_texts
-from reproduce_average import Member, make_members
+from members import Member, make_members
 
 from ptb_lm.evaluation.scores import load_scores
 from ptb_lm.stop import NEVER
