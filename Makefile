@@ -5,6 +5,9 @@
 # make bench            words per second of this machine, beside its limit
 # make bench-cuda       the same of its GPU
 # make reproduce-small  the paper's small model on the Penn Treebank
+# make reproduce-medium, reproduce-large  its other two models
+# make reproduce-table  all of its table: every seed of every row, in the order of their cost
+# make dropout-study    its claim: where dropout helps and where it hurts
 # make reproduce-average  several seeds of it at once, and their average (PRESET=, SEEDS=10)
 PYTHON ?= python3
 SEED ?= 1
@@ -16,7 +19,8 @@ INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-average table clean
+.PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-medium \
+	reproduce-large reproduce-average reproduce-table dropout-study table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -41,8 +45,18 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-reproduce-small: $(INSTALLED)
-	$(BIN)/python scripts/reproduce.py small --seed $(SEED) --precision $(PRECISION)
+reproduce-small reproduce-medium reproduce-large: reproduce-%: $(INSTALLED)
+	$(BIN)/python scripts/reproduce.py $* --seed $(SEED) --precision $(PRECISION)
+
+# One of each, then the averages. Days on a CPU; stopped at any time it goes on where it was.
+reproduce-table: $(INSTALLED)
+	for seeds in 1 $(SEEDS); do for preset in small medium large; do \
+		$(BIN)/python scripts/reproduce_average.py $$preset --seeds $$seeds \
+			--precision $(PRECISION) || exit; \
+	done; done
+
+dropout-study: $(INSTALLED)
+	$(BIN)/python scripts/dropout_study.py
 
 # Every seed from 1 to SEEDS, a process a core; goes on where it was, member by member.
 reproduce-average: $(INSTALLED)

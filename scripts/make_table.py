@@ -5,12 +5,14 @@ from pathlib import Path
 
 from reliability_page import reliability_blocks
 from speed_page import speed_blocks
+from study_page import reproduction_blocks
 
 from ptb_lm.report.table import read_evidence, results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
 PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "REPRODUCTION.md": reproduction_blocks,
     "RELIABILITY.md": reliability_blocks,
     "SPEED.md": speed_blocks,
 }

@@ -1,0 +1,74 @@
+"""The table of the dropout study from its evidence."""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dropout_study import NAME, WAYS
+
+from ptb_lm.evaluation.scores import figure
+from ptb_lm.report.table import Evidence, read_evidence
+from ptb_lm.training.run_folder import read_metrics
+
+TITLES = {
+    "none": "none",
+    "non-recurrent": "on the non-recurrent connections (the paper's)",
+    "all": "on the recurrent ones too, a fresh mask each step",
+    "variational": "on the recurrent ones and words too, a mask a window",
+}
+
+
+def reproduction_blocks(results: Path) -> dict[str, str]:
+    """Return the tables of docs/REPRODUCTION.md by name."""
+    return {"dropout-study": study_block(results)}
+
+
+def study_block(results: Path) -> str:
+    """Return perplexities by way of dropout, mean and standard deviation over the seeds."""
+    folder = results / NAME
+    runs = read_evidence(folder) if folder.exists() else []
+    if not runs:
+        return "Not yet run."
+    by_way = {way: [run for run in runs if run.config.model.dropout_on == way] for way in WAYS}
+    lines = [
+        "| dropout | train, last epoch | valid, last | valid, best (epoch) | test, last | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_row(TITLES[way], of_way) for way, of_way in by_way.items() if of_way]
+    return "\n".join([*lines, "", _subject(runs[0])])
+
+
+def _row(title: str, runs: list[Evidence]) -> str:
+    ends = [_ends_of_epochs(run) for run in runs]
+    best = [min(epochs, key=lambda epoch: epoch["valid/perplexity"]) for epochs in ends]
+    epochs = sorted({epoch["epoch"] for epoch in best})
+    columns = [
+        _mean([epochs_of_run[-1]["train/perplexity"] for epochs_of_run in ends]),
+        _mean([_reached(run, "valid") for run in runs]),
+        f"{_mean([epoch['valid/perplexity'] for epoch in best])} ({', '.join(map(str, epochs))})",
+        f"**{_mean([_reached(run, 'test') for run in runs])}**",
+        str(len(runs)),
+    ]
+    return f"| {title} | {' | '.join(columns)} |"
+
+
+def _ends_of_epochs(run: Evidence) -> list[dict[str, Any]]:
+    return [line for line in read_metrics(run.folder.metrics) if "valid/perplexity" in line]
+
+
+def _reached(run: Evidence, split: str) -> float:
+    return figure(run.scores[split].log_probabilities).perplexity
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}"
+
+
+def _subject(run: Evidence) -> str:
+    model, training, text = run.config.model, run.config.training, run.scores["test"].text
+    return (
+        f"{model.layers} layers of {model.hidden_size} units, rate {model.dropout}, "
+        f"{training.epochs} epochs; {text.vocabulary_size:,} words; test: {text.layout}, "
+        f"{len(run.scores['test'].log_probabilities):,} predicted tokens."
+    )
