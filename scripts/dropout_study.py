@@ -10,16 +10,16 @@ from pathlib import Path
 
 import make_table
 from members import Member, make_or_explain, reproduce_command, usual_processes
+from study_page import NAME, TITLES
 
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES
 from ptb_lm.durable import durable_file
 
-NAME = "dropout-study"
 CONFIG = Path(__file__).with_name("dropout_study.toml")
 TEXT = Path("runs") / NAME / "text"
 LINES = {"train": 5000, "valid": 1500, "test": 1500}
-WAYS = ("none", "non-recurrent", "all", "variational")
+WAYS = tuple(TITLES)
 
 
 def write_text() -> None:

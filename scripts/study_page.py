@@ -4,11 +4,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from dropout_study import NAME, WAYS
-
 from ptb_lm.evaluation.scores import figure
 from ptb_lm.report.table import Evidence, read_evidence
 from ptb_lm.training.run_folder import read_metrics
+
+NAME = "dropout-study"
+"""Of the study's folders in runs/ and results/."""
 
 TITLES = {
     "none": "none",
@@ -29,7 +30,7 @@ def study_block(results: Path) -> str:
     runs = read_evidence(folder) if folder.exists() else []
     if not runs:
         return "Not yet run."
-    by_way = {way: [run for run in runs if run.config.model.dropout_on == way] for way in WAYS}
+    by_way = {way: [run for run in runs if run.config.model.dropout_on == way] for way in TITLES}
     lines = [
         "| dropout | train, last epoch | valid, last | valid, best (epoch) | test, last | seeds |",
         "|---|---|---|---|---|---|",

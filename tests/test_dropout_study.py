@@ -34,7 +34,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(dropout_study, "CONFIG", tmp_path / "tiny.toml")
     monkeypatch.setattr(dropout_study, "LINES", {"train": 30, "valid": 9, "test": 9})
     monkeypatch.setattr(dropout_study, "WAYS", ("non-recurrent", "all"))
-    monkeypatch.setattr(study_page, "WAYS", ("non-recurrent", "all"))
     monkeypatch.setattr(make_table, "main", lambda: None)
     monkeypatch.setenv("PTB_LM_DATA_DIR", "data")
     monkeypatch.chdir(tmp_path)
