@@ -6,7 +6,8 @@ from pathlib import Path
 from reliability_page import reliability_blocks
 from speed_page import speed_blocks
 
-from ptb_lm.report.table import read_evidence, results_table, with_blocks, with_results
+from ptb_lm.report.evidence import read_evidence
+from ptb_lm.report.table import results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 

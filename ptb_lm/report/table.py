@@ -1,70 +1,15 @@
 """The README's figures, recomputed from the evidence under ``results/`` alone."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import Scores, figure, load_scores
+from ptb_lm.evaluation.scores import figure
+from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.published import TABLE_1, published_for
 from ptb_lm.report.summary import last_epoch_lines
-from ptb_lm.training.run_folder import RunFolder, read_metrics
 
 BEGIN = "<!-- {name}: made by `make table` from results/ -->"
 END = "<!-- end of {name} -->"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a finished run leaves behind for others to recompute its figures from.
-
-    Attributes:
-        folder: the run folder without its checkpoints.
-        config: the resolved config.
-        scores: per-token scores of the last epoch's weights, by split.
-    """
-
-    folder: RunFolder
-    config: Config
-    scores: dict[str, Scores]
-
-    @property
-    def minutes(self) -> float:
-        """Minutes of training, validation and saving."""
-        last_epoch = read_metrics(self.folder.metrics)[-1]
-        return float(last_epoch["seconds"]) / 60
-
-    @property
-    def machine(self) -> str:
-        """Where the run was begun."""
-        environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
-        if environment["device"] != "cpu":
-            return str(environment["device"])
-        threads = environment["threads"]
-        return f"{threads} thread{'s' * (threads > 1)}, {environment['processor']}"
-
-
-def read_evidence(results: Path) -> list[Evidence]:
-    """Read every run under a folder, ordered by config, precision and seed.
-
-    Raises:
-        InputError: a run lacks a file, or one is not what its name says.
-    """
-    runs = []
-    for path in results.iterdir():
-        folder = RunFolder(path)
-        if folder.config.exists():
-            scores = {split: load_scores(folder.scores(split)) for split in ("valid", "test")}
-            runs.append(Evidence(folder, load_config(folder.config), scores))
-    return sorted(runs, key=_order)
-
-
-def _order(run: Evidence) -> tuple[str, bool, str, int]:
-    """By config, float32 first, and seed."""
-    options = run.config.run
-    return options.config, options.precision != "fp32", options.precision, options.seed
 
 
 def results_table(runs: list[Evidence]) -> str:
