@@ -32,6 +32,11 @@ class Published:
     test: float
     averages: Mapping[int, Perplexities]
 
+    @property
+    def size(self) -> str:
+        """The first word of its name."""
+        return self.title.partition(",")[0]
+
     def of_members(self, members: int) -> Perplexities | None:
         """Return the figures of one model or of the average of several, if the paper gives them."""
         if members == 1:
