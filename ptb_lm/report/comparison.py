@@ -5,11 +5,20 @@ from dataclasses import dataclass
 
 from ptb_lm.report.averages import Reached, reached_by
 from ptb_lm.report.evidence import Evidence
-from ptb_lm.report.groups import Group
+from ptb_lm.report.groups import Group, grouped
 from ptb_lm.report.published import AVERAGED, TABLE_1, Perplexities, Published, percent_above
 
 NOT_YET_RUN = "not yet run"
 DEVIATION = "±: the sample standard deviation over the seeds, or over the groups of an average."
+NOTES = (
+    "Figures are perplexities of the last epoch's weights, as the paper's are, recomputed from "
+    "the log-probability of each target.",
+    DEVIATION,
+    "An average is of the models' probabilities; its groups are disjoint, in the order of seeds.",
+    "The paper's validation figures are 0.9 to 1.4 % too low: the authors' code divides a whole "
+    "number of windows by a fractional one.",
+)
+"""What a reader of the tables must know."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,12 @@ class Row:
         return self.group.config.run.precision if self.group else ""
 
     @property
+    def runs(self) -> list[str]:
+        """The names of the runs that the figures are of."""
+        groups = self.reached.groups if self.reached else ()
+        return [run.name for group in groups for run in group]
+
+    @property
     def difference(self) -> Perplexities | None:
         """By how many percent our means are above the paper's figures; negative: below."""
         if self.reached is None or self.paper is None:
@@ -52,6 +67,31 @@ class Row:
             percent_above(ours["valid"].mean, self.paper.valid),
             percent_above(ours["test"].mean, self.paper.test),
         )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A whole report.
+
+    Attributes:
+        groups: the runs.
+        paper: the rows of the paper's table.
+        others: those of other runs.
+    """
+
+    groups: list[Group]
+    paper: list[Row]
+    others: list[Row]
+
+
+def compare(runs: Sequence[Evidence]) -> Comparison:
+    """Set runs beside the paper's.
+
+    Raises:
+        InputError: a run is there twice, or runs of a group did not score the same text.
+    """
+    groups = grouped(runs)
+    return Comparison(groups, paper_rows(groups), other_rows(groups))
 
 
 def paper_rows(groups: Sequence[Group]) -> list[Row]:
@@ -65,9 +105,9 @@ def paper_rows(groups: Sequence[Group]) -> list[Row]:
         ours = [group for group in groups if group.published is published]
         single = [row for group in ours for row in single_rows(group)]
         rows += single or [Row(published.title, 1, published, None, None, NOT_YET_RUN)]
-        for members in AVERAGED:
+        sizes = {size for group in ours for size in averaged_sizes(group)}
+        for members in sorted({*AVERAGED, *sizes}):
             rows += _average_rows(published, ours, members)
-        rows += [row for group in ours for row in overall_rows(group)]
     return rows
 
 
@@ -77,7 +117,10 @@ def other_rows(groups: Sequence[Group]) -> list[Row]:
         row
         for group in groups
         if group.published is None
-        for row in (*single_rows(group), *averaged_rows(group), *overall_rows(group))
+        for row in (
+            *single_rows(group),
+            *(_average_row(group, members) for members in averaged_sizes(group)),
+        )
     ]
 
 
@@ -87,35 +130,26 @@ def single_rows(group: Group) -> list[Row]:
     rows = []
     if group.finished:
         rows.append(Row(title, 1, published, group, reached_by(group.finished, 1), ""))
-    rows += [Row(title, 1, published, group, None, progress(run)) for run in group.unfinished]
+    for run in group.unfinished:
+        status = f"{run.name} unfinished, {run.progress}"
+        rows.append(Row(title, 1, published, group, None, status))
     return rows
 
 
-def averaged_rows(group: Group) -> list[Row]:
-    """Return a row for each number of models that the paper averages, as far as seeds suffice."""
-    return [_average_row(group, members) for members in AVERAGED if len(group.finished) >= members]
-
-
-def overall_rows(group: Group) -> list[Row]:
-    """Return the row of the average of all seeds, unless it is one of the others already."""
+def averaged_sizes(group: Group) -> list[int]:
+    """Return how many of a group's models to average: as the paper, as far as they go, and all."""
     count = len(group.finished)
-    return [_average_row(group, count)] if count > 1 and count not in AVERAGED else []
-
-
-def progress(run: Evidence) -> str:
-    """Say how far an unfinished run is."""
-    done = run.epochs[-1]["epoch"] if run.epochs else 0
-    return f"seed {run.config.run.seed} unfinished, epoch {done} of {run.config.training.epochs}"
+    return sorted({size for size in (*AVERAGED, count) if 1 < size <= count})
 
 
 def _average_rows(published: Published, groups: list[Group], members: int) -> list[Row]:
     """Return a row of each precision with seeds enough, else the paper's row by itself."""
-    most = max((len(group.finished) for group in groups), default=0)
-    if most >= members:
-        enough = [group for group in groups if len(group.finished) >= members]
+    enough = [group for group in groups if members in averaged_sizes(group)]
+    if enough:
         return [_average_row(group, members) for group in enough]
     if published.of_members(members) is None:
         return []
+    most = max((len(group.finished) for group in groups), default=0)
     so_far = f" ({most} of {members} seeds)" if most else ""
     title = _average_title(published.size, members)
     return [Row(title, members, published, None, None, NOT_YET_RUN + so_far)]

@@ -1,6 +1,7 @@
 """What runs leave behind for others to recompute their figures from: read, no model loaded."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import Scores, load_scores
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class Evidence:
     def name(self) -> str:
         """The folder's name."""
         return self.folder.path.absolute().name
+
+    @property
+    def progress(self) -> str:
+        """How far it is."""
+        done = self.epochs[-1]["epoch"] if self.epochs else 0
+        return f"epoch {done} of {self.config.training.epochs}"
 
     @cached_property
     def epochs(self) -> list[Record]:
@@ -77,8 +86,8 @@ def read_run(path: Path) -> Evidence:
         raise InputError(f"{path}: {missing}; name run folders, as in `ptb-lm report runs/*/`")
     folder = RunFolder(path)
     if not folder.config.is_file():
-        runs = f"; name the runs in it: {path}/*/" if _runs_in(path) else ""
-        raise InputError(f"{path}: not a run folder: it has no config.toml{runs}")
+        advice = f"the runs in it: {path}/*/" if _runs_in(path) else "what `ptb-lm train` has made"
+        raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
     scored = SCORED_SPLITS if folder.is_scored else ()
     scores = {split: load_scores(folder.scores(split)) for split in scored}
     return Evidence(folder, load_config(folder.config), scores)
@@ -87,7 +96,7 @@ def read_run(path: Path) -> Evidence:
 def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
     """Read the runs of these folders, or where none is named every run under ``results``.
 
-    A folder that is named twice is read once.
+    A folder that is named twice is read once. Of a run that is unfinished, a warning says so.
 
     Raises:
         InputError: as :func:`read_run` does, or there is no run under ``results``.
@@ -97,7 +106,16 @@ def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
         raise InputError(
             f"{results}: no run in it; name run folders, as in `ptb-lm report runs/*/`"
         )
-    return sorted((read_run(path) for path in named.values()), key=_order)
+    runs = sorted((read_run(path) for path in named.values()), key=_order)
+    for run in runs:
+        if not run.finished:
+            path = run.folder.path
+            logger.warning(
+                "%s: unfinished, so it has a curve and no figure; "
+                "`ptb-lm train --resume --run-dir %s` goes on with it",
+                *(path, path),
+            )
+    return runs
 
 
 def read_evidence(results: Path) -> list[Evidence]:
