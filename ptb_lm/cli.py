@@ -228,7 +228,7 @@ def generate(
 def report_command(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN...]", help="Run folders; default: those in ./results."),
+        typer.Argument(metavar="RUN", help="Run folders; default: those in ./results."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -19,9 +19,10 @@ from ptb_lm.config import resolve, to_toml
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
 from ptb_lm.report.averages import Estimate, disjoint_groups
-from ptb_lm.report.comparison import NOT_YET_RUN, compare
+from ptb_lm.report.comparison import NOT_YET_RUN
 from ptb_lm.report.curves import Curve, mean_curve
 from ptb_lm.report.evidence import read_evidence, read_runs
+from ptb_lm.report.groups import grouped
 from ptb_lm.report.published import AVERAGED, TABLE_1
 from ptb_lm.report.table import results_table
 from ptb_lm.training.run_folder import SCORED_SPLITS
@@ -266,6 +267,23 @@ def test_an_unfinished_run_has_a_row_and_a_curve_and_no_figure() -> None:
     assert len(outcome.err.splitlines()) == 3
     assert "`ptb-lm train --resume --run-dir runs/b` goes on with it" in outcome.err
     assert NOT_YET_RUN not in [line["status"] for line in lines]
+
+
+def test_runs_are_taken_in_the_order_of_their_seeds() -> None:
+    for seed in (10, 9, 2):
+        make_run(f"results/{seed}", seed=seed)
+    runs = read_runs([], Path("results"))
+    assert [run.config.run.seed for run in runs] == [2, 9, 10]
+    (group,) = grouped(runs[::-1])
+    assert [run.config.run.seed for run in group.runs] == [2, 9, 10]
+
+
+def test_groups_of_one_name_have_files_of_their_own() -> None:
+    for index, name in enumerate(("mine", "Mine", "mine!", "...")):
+        make_run(f"results/{index}", config=name)
+    assert [group.name for group in grouped(read_runs([], Path("results")))] == [
+        *("run", "Mine", "mine-2", "mine-3")
+    ]
 
 
 # Its forms
@@ -600,10 +618,3 @@ def test_a_folder_that_cannot_be_made_is_one_line() -> None:
     outcome = ptb_lm("report", "--out", "note/report")
     assert outcome.code == 1
     assert outcome.err == "error: note/report: cannot be created: Not a directory\n"
-
-
-def test_an_unusual_seed_order_is_put_in_order() -> None:
-    for seed in (10, 9, 2):
-        make_run(f"results/{seed}", seed=seed)
-    comparison = compare(read_runs([], Path("results")))
-    assert [run.config.run.seed for run in comparison.groups[0].runs] == [2, 9, 10]

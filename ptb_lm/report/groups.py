@@ -3,7 +3,7 @@
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from pathlib import PurePath
 
 from ptb_lm.config import Config, preset_names, recipe_of, resolve
@@ -79,7 +79,7 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
     for members in sorted(by_key.values(), key=place):
         members.sort(key=lambda run: run.config.run.seed)
         _require_comparable(members)
-        taken = {group.name for group in groups}
+        taken = {group.name.lower() for group in groups}
         groups.append(Group(_free_name(members[0].config, taken), tuple(members)))
     return groups
 
@@ -111,7 +111,7 @@ def _config_title(config: Config) -> str:
 
 
 def _free_name(config: Config, taken: set[str]) -> str:
-    """Return a name for a group's files that no other has.
+    """Return a name for a group's files that no other has, also where disks know no capitals.
 
     A config's name is a user's: what may not stand in the name of a file becomes a hyphen.
     """
@@ -119,7 +119,5 @@ def _free_name(config: Config, taken: set[str]) -> str:
     usual = run.precision in ("auto", "fp32")
     words = f"{_config_title(config)} {'' if usual else run.precision}"
     name = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")[:100] or "run"
-    number = 2
-    while (numbered := name if number == 2 else f"{name}-{number - 1}") in taken:
-        number += 1
-    return numbered
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if each.lower() not in taken)
