@@ -7,7 +7,8 @@ from reliability_page import reliability_blocks
 from speed_page import speed_blocks
 from study_page import reproduction_blocks
 
-from ptb_lm.report.table import read_evidence, results_table, with_blocks, with_results
+from ptb_lm.report.evidence import read_evidence
+from ptb_lm.report.table import results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ptb_lm.evaluation.scores import figure
-from ptb_lm.report.table import Evidence, read_evidence
+from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.training.run_folder import read_metrics
 
 NAME = "dropout-study"

@@ -11,12 +11,12 @@ from promises import PROMISES
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
 from ptb_lm.evaluation.scores import figure, load_scores, text_sha256
+from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.published import TABLE_1
 from ptb_lm.report.summary import optimal_perplexity
 from ptb_lm.report.table import (
     BEGIN,
     example_output,
-    read_evidence,
     results_table,
     with_blocks,
     with_results,

@@ -88,9 +88,9 @@ class LanguageModel(nn.Module):
         per_gate = x.dim() == 4
         if self.cell.fused and not per_gate and not self.drop_recurrent.acts:
             return run_fused(self.cell, layer, x, state)
-        # For the mask, which layer's input it has the shape of does not matter.
-        shape_of_h = x[0] if per_gate else x
-        masks = self.drop_recurrent.draw(shape_of_h) if self.drop_recurrent.acts else None
+        masks = None
+        if self.drop_recurrent.acts:
+            masks = self.drop_recurrent.draw(x[0] if per_gate else x)  # x is as wide as h
         return run_stepwise(self.cell, layer_weights(layer), x, state, masks)
 
     def zero_state(self, streams: int) -> HiddenState:

@@ -1,1 +1,1 @@
-"""Figures beside the paper's: the end of a run, the table of results."""
+"""Figures beside the paper's: the end of a run, tables, learning curves, the bench."""

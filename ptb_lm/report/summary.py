@@ -1,16 +1,19 @@
 """The few lines that a run and an evaluation end with."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
 from ptb_lm.evaluation.scores import Figure, ScoredText, Scores, average, figure
 from ptb_lm.model.perplexity import perplexity
-from ptb_lm.report.published import published_for
-from ptb_lm.training.run import Run
+from ptb_lm.report.published import percent_above, published_for
+
+if TYPE_CHECKING:  # it imports torch, which what only reads score files does without
+    from ptb_lm.training.run import Run
 
 
-def run_summary(run: Run, scores: Mapping[str, Scores]) -> str:
+def run_summary(run: "Run", scores: Mapping[str, Scores]) -> str:
     """Say what a finished run reached, beside the best that is known to be possible or published.
 
     The figures are the last epoch's weights', as the paper's are; the best epoch is named.
@@ -72,12 +75,12 @@ def _beside(config: Config, text: ScoredText, reached: Figure) -> str:
     published = published_for(config)
     if published is not None and text.split in ("valid", "test"):
         paper = published.valid if text.split == "valid" else published.test
-        return f"; paper: {paper} ({(reached.perplexity / paper - 1) * 100:+.1f} %)"
+        return f"; paper: {paper} ({percent_above(reached.perplexity, paper):+.1f} %)"
     if config.run.data == "synthetic" and text.split in ("valid", "test"):
         best = optimal_perplexity(text.split)
         return (
             f"; best possible for any model: {best:.2f} "
-            f"({(reached.perplexity / best - 1) * 100:+.1f} %)"
+            f"({percent_above(reached.perplexity, best):+.1f} %)"
         )
     return ""
 

@@ -1,105 +1,75 @@
 """The README's figures, recomputed from the evidence under ``results/`` alone."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import Scores, figure, load_scores
-from ptb_lm.report.published import TABLE_1, published_for
+from ptb_lm.report.comparison import DEVIATION, Row, paper_rows
+from ptb_lm.report.evidence import Evidence
+from ptb_lm.report.groups import grouped
 from ptb_lm.report.summary import last_epoch_lines
-from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.run_folder import SCORED_SPLITS
 
 BEGIN = "<!-- {name}: made by `make table` from results/ -->"
 END = "<!-- end of {name} -->"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a finished run leaves behind for others to recompute its figures from.
+def results_table(runs: Sequence[Evidence]) -> str:
+    """Return Table 1 beside ours as Markdown; a model without a run is marked as not run.
 
-    Attributes:
-        folder: the run folder without its checkpoints.
-        config: the resolved config.
-        scores: per-token scores of the last epoch's weights, by split.
+    Of the averages there are those for which there are seeds enough.
     """
-
-    folder: RunFolder
-    config: Config
-    scores: dict[str, Scores]
-
-    @property
-    def minutes(self) -> float:
-        """Minutes of training, validation and saving."""
-        last_epoch = read_metrics(self.folder.metrics)[-1]
-        return float(last_epoch["seconds"]) / 60
-
-    @property
-    def machine(self) -> str:
-        """Where the run was begun."""
-        environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
-        if environment["device"] != "cpu":
-            return str(environment["device"])
-        threads = environment["threads"]
-        return f"{threads} thread{'s' * (threads > 1)}, {environment['processor']}"
-
-
-def read_evidence(results: Path) -> list[Evidence]:
-    """Read every run under a folder, ordered by config, precision and seed.
-
-    Raises:
-        InputError: a run lacks a file, or one is not what its name says.
-    """
-    runs = []
-    for path in results.iterdir():
-        folder = RunFolder(path)
-        if folder.config.exists():
-            scores = {split: load_scores(folder.scores(split)) for split in ("valid", "test")}
-            runs.append(Evidence(folder, load_config(folder.config), scores))
-    return sorted(runs, key=_order)
-
-
-def _order(run: Evidence) -> tuple[str, bool, str, int]:
-    """By config, float32 first, and seed."""
-    options = run.config.run
-    return options.config, options.precision != "fp32", options.precision, options.seed
-
-
-def results_table(runs: list[Evidence]) -> str:
-    """Return Table 1 beside ours as Markdown; a model without a run is marked as not run."""
     lines = [
         "| model | parameters | paper: valid / test | this code: valid / test "
         "| precision, seed | minutes |",
         "|---|---|---|---|---|---|",
     ]
-    for name, published in TABLE_1.items():
-        row = f"| {published.title} | {published.parameters:,} "
-        row += f"| {published.valid} / {published.test} "
-        ours = [run for run in runs if run.config.run.config == name and published_for(run.config)]
-        for run in ours:
-            reached = {split: figure(run.scores[split].log_probabilities) for split in run.scores}
-            lines.append(
-                f"{row}| **{reached['valid'].perplexity:.2f} / {reached['test'].perplexity:.2f}** "
-                f"| [{run.config.run.precision}, {run.config.run.seed}]"
-                f"(results/{run.folder.path.name}) "
-                f"| {run.minutes:.0f} ({run.machine}) |"
-            )
-        if not ours:
-            lines.append(f"{row}| not yet run | | |")
-    counted = {
-        (split, run.scores[split].text.layout, len(run.scores[split].log_probabilities))
-        for run in runs
-        for split in ("valid", "test")
-        if published_for(run.config)
+    rows = [row for row in paper_rows(grouped(runs)) if row.members == 1 or row.reached]
+    lines += map(_result_line, rows)
+    scored = {
+        (split, str(row.reached.scored[split]))
+        for row in rows
+        if row.reached
+        for split in SCORED_SPLITS
     }
-    for split, layout, tokens in sorted(counted, reverse=True):
-        lines.append(f"\n{split.capitalize()}: {layout}, {tokens:,} predicted tokens.")
+    for split, how in sorted(scored, reverse=True):
+        lines.append(f"\n{split.capitalize()}: {how} predicted tokens.")
+    if any(row.reached and len(row.reached.groups) > 1 for row in rows):
+        lines.append(f"\n{DEVIATION}")
     return "\n".join(lines)
 
 
-def example_output(runs: list[Evidence]) -> str:
+def _result_line(row: Row) -> str:
+    """Return a row of the table of results, with links to its evidence."""
+    parameters = f"{row.published.parameters:,}" if row.published and row.members == 1 else ""
+    paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
+    line = f"| {row.title} | {parameters} | {paper} "
+    if row.reached is None:
+        return f"{line}| {row.status} | | |"
+    ours, precision = row.reached.perplexity, row.precision
+    line += f"| **{ours['valid']} / {ours['test']}** "
+    if row.members > 1:
+        return f"{line}| {precision}, {row.reached.over} | |"
+    runs = [run for (run,) in row.reached.groups]
+    return f"{line}| {_links(precision, runs)} | {_minutes(runs)} |"
+
+
+def _links(precision: str, runs: Sequence[Evidence]) -> str:
+    """Name the seeds of runs, each a link to its evidence."""
+    if len(runs) == 1:
+        return f"[{precision}, {runs[0].config.run.seed}](results/{runs[0].name})"
+    seeds = ", ".join(f"[{run.config.run.seed}](results/{run.name})" for run in runs)
+    return f"{precision}, {seeds}"
+
+
+def _minutes(runs: Sequence[Evidence]) -> str:
+    """Say how long the runs took, each, and on what."""
+    minutes = [f"{run.minutes:.0f}" for run in sorted(runs, key=lambda run: run.minutes)]
+    machines = sorted({run.machine for run in runs})
+    spread = minutes[0] if minutes[0] == minutes[-1] else f"{minutes[0]} to {minutes[-1]}"
+    return f"{spread} ({'; '.join(machines)})"
+
+
+def example_output(runs: Sequence[Evidence]) -> str:
     """Return, as a Markdown block, what the first run of small ended by printing."""
     small = [run for run in runs if run.config.run.config == "small"]
     lines = ["not yet run"]
@@ -109,7 +79,7 @@ def example_output(runs: list[Evidence]) -> str:
     return "\n".join(["```text", *lines, "…", "```"])
 
 
-def with_results(page: str, runs: list[Evidence]) -> str:
+def with_results(page: str, runs: Sequence[Evidence]) -> str:
     """Return the README with all that comes from evidence written anew.
 
     Raises:

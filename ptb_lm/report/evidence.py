@@ -1,0 +1,145 @@
+"""What runs leave behind for others to recompute their figures from: read, no model loaded."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ptb_lm.config import Config, load_config
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import Scores, load_scores
+from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run, as its folder or the evidence committed of it shows it.
+
+    Attributes:
+        folder: the run folder, with or without its checkpoints.
+        config: the resolved config.
+        scores: per-token scores of the last epoch's weights, by split; empty while the run is
+            unfinished.
+    """
+
+    folder: RunFolder
+    config: Config
+    scores: dict[str, Scores]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last weights are scored."""
+        return bool(self.scores)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.path.absolute().name
+
+    @property
+    def progress(self) -> str:
+        """How far it is."""
+        done = self.epochs[-1]["epoch"] if self.epochs else 0
+        return f"epoch {done} of {self.config.training.epochs}"
+
+    @cached_property
+    def epochs(self) -> list[Record]:
+        """The lines of the metrics that end an epoch, in order.
+
+        Raises:
+            InputError: the metrics cannot be read.
+        """
+        try:
+            lines = read_metrics(self.folder.metrics)
+        except OSError as error:
+            raise InputError(f"{self.folder.metrics}: cannot be read: {error.strerror}") from None
+        return [line for line in lines if "valid/perplexity" in line]
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training, validation and saving."""
+        return float(self.epochs[-1]["seconds"]) / 60
+
+    @property
+    def machine(self) -> str:
+        """Where the run was begun."""
+        environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
+        if environment["device"] != "cpu":
+            return str(environment["device"])
+        threads = environment["threads"]
+        return f"{threads} thread{'s' * (threads > 1)}, {environment['processor']}"
+
+
+def read_run(path: Path) -> Evidence:
+    """Read a run's folder; one whose scores are not all there yet is taken as unfinished.
+
+    Raises:
+        InputError: it is not there or not a run's, or a file in it is damaged.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
+        missing = "not a folder" if os.path.exists(path) else "no such folder"  # noqa: PTH110
+        raise InputError(f"{path}: {missing}; name run folders, as in `ptb-lm report runs/*/`")
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        advice = f"the runs in it: {path}/*/" if _runs_in(path) else "what `ptb-lm train` has made"
+        raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
+    scored = SCORED_SPLITS if folder.is_scored else ()
+    scores = {split: load_scores(folder.scores(split)) for split in scored}
+    return Evidence(folder, load_config(folder.config), scores)
+
+
+def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
+    """Read the runs of these folders, or where none is named every run under ``results``.
+
+    A folder that is named twice is read once. Of a run that is unfinished, a warning says so.
+
+    Raises:
+        InputError: as :func:`read_run` does, or there is no run under ``results``.
+    """
+    named = {path.resolve(): path for path in paths or _runs_in(results)}
+    if not named:
+        raise InputError(
+            f"{results}: no run in it; name run folders, as in `ptb-lm report runs/*/`"
+        )
+    runs = sorted((read_run(path) for path in named.values()), key=_order)
+    for run in runs:
+        if not run.finished:
+            path = run.folder.path
+            logger.warning(
+                "%s: unfinished, so it has a curve and no figure; "
+                "`ptb-lm train --resume --run-dir %s` goes on with it",
+                *(path, path),
+            )
+    return runs
+
+
+def read_evidence(results: Path) -> list[Evidence]:
+    """Read every run under a folder, ordered by config, precision and seed.
+
+    Raises:
+        InputError: a run lacks a file, or one is not what its name says.
+    """
+    runs = [read_run(path) for path in _runs_in(results)]
+    for run in runs:
+        if not run.finished:
+            raise InputError(f"{run.folder.path}: unfinished: its score files are not there")
+    return sorted(runs, key=_order)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the folders of runs that lie in a folder."""
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if RunFolder(path).config.is_file()]
+
+
+def _order(run: Evidence) -> tuple[str, bool, str, int, str]:
+    """By config, float32 first, and seed; those of the same by their folders' names."""
+    options = run.config.run
+    precision = options.precision
+    return options.config, precision != "fp32", precision, options.seed, run.name

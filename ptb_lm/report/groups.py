@@ -1,0 +1,123 @@
+"""Runs put together that differ in nothing but their seed."""
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, pairwise
+from pathlib import PurePath
+
+from ptb_lm.config import Config, preset_names, recipe_of, resolve
+from ptb_lm.errors import InputError
+from ptb_lm.report.evidence import Evidence
+from ptb_lm.report.published import TABLE_1, Published, published_for
+from ptb_lm.training.run_folder import SCORED_SPLITS
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe on the same data in the same precision, in the order of their seeds.
+
+    Attributes:
+        name: what it is called, unlike any other group of a report, and fit for a file's name.
+        runs: finished and unfinished ones, at least one.
+    """
+
+    name: str
+    runs: tuple[Evidence, ...]
+
+    @property
+    def config(self) -> Config:
+        """The config of the first; the others' differ in how they were run alone."""
+        return self.runs[0].config
+
+    @property
+    def published(self) -> Published | None:
+        """The paper's figures for its runs, if they are the paper's model on its data."""
+        return published_for(self.config)
+
+    @property
+    def title(self) -> str:
+        """The paper's name of the model; else the config's, and whether that was changed."""
+        return self.published.title if self.published else _config_title(self.config)
+
+    @property
+    def data(self) -> str:
+        """The data's name, without the folders above it where it was named by an absolute path."""
+        path = PurePath(self.config.run.data)
+        return path.name if path.is_absolute() else self.config.run.data
+
+    @property
+    def finished(self) -> list[Evidence]:
+        """Those with figures."""
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def unfinished(self) -> list[Evidence]:
+        """Those that have a learning curve only."""
+        return [run for run in self.runs if not run.finished]
+
+
+def grouped(runs: Sequence[Evidence]) -> list[Group]:
+    """Put runs into groups: the paper's first, in its order, then others in the order given.
+
+    Raises:
+        InputError: a seed of a group is there twice, which would count it twice; or two runs of a
+            group did not score the same text in the same way.
+    """
+    by_key: dict[Hashable, list[Evidence]] = {}
+    for run in runs:
+        options = run.config.run
+        key = (options.config, recipe_of(run.config), options.data, options.precision)
+        by_key.setdefault(key, []).append(run)
+    order = list(TABLE_1.values())
+
+    def place(members: list[Evidence]) -> int:
+        published = published_for(members[0].config)
+        return len(order) if published is None else order.index(published)
+
+    groups: list[Group] = []
+    for members in sorted(by_key.values(), key=place):
+        members.sort(key=lambda run: run.config.run.seed)
+        _require_comparable(members)
+        taken = {group.name.lower() for group in groups}
+        groups.append(Group(_free_name(members[0].config, taken), tuple(members)))
+    return groups
+
+
+def _require_comparable(members: list[Evidence]) -> None:
+    """Raise InputError if a seed is there twice, or another text was scored."""
+    for run, following in pairwise(members):
+        if run.config.run.seed == following.config.run.seed:
+            raise InputError(
+                f"{following.folder.path}: the same run as {run.folder.path}, seed "
+                f"{run.config.run.seed} of {run.config.run.config} in "
+                f"{run.config.run.precision}; name one of them"
+            )
+    finished = [run for run in members if run.finished]
+    for run in finished[1:]:
+        for split in SCORED_SPLITS:
+            if run.scores[split].text != finished[0].scores[split].text:
+                raise InputError(
+                    f"{run.folder.path}: its {split} text is not what {finished[0].folder.path} "
+                    f"scored, as where data {run.config.run.data} has changed between them; report "
+                    "them one at a time"
+                )
+
+
+def _config_title(config: Config) -> str:
+    name = config.run.config
+    changed = name in preset_names() and recipe_of(config) != recipe_of(resolve(name))
+    return f"{name}, changed" if changed else name
+
+
+def _free_name(config: Config, taken: set[str]) -> str:
+    """Return a name for a group's files that no other has, also where disks know no capitals.
+
+    A config's name is a user's: what may not stand in the name of a file becomes a hyphen.
+    """
+    run = config.run
+    usual = run.precision in ("auto", "fp32")
+    words = f"{_config_title(config)} {'' if usual else run.precision}"
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")[:100] or "run"
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(each for each in chain([name], numbered) if each.lower() not in taken)

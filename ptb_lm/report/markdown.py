@@ -1,0 +1,89 @@
+"""A report as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+from ptb_lm.report.comparison import NOTES, Comparison, Row
+from ptb_lm.report.curves import curves_title
+from ptb_lm.training.run_folder import SCORED_SPLITS
+
+PAPER_HEADS = (
+    "model",
+    "paper: valid / test",
+    "ours: valid / test",
+    "difference",
+    "over",
+    "precision",
+    "protocol, tokens: valid / test",
+)
+OTHER_HEADS = (
+    "model",
+    "data",
+    "vocabulary",
+    "runs",
+    "valid / test",
+    "over",
+    "precision",
+    "protocol, tokens: valid / test",
+)
+
+
+def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
+    """Return the tables and, where they were drawn, the curves.
+
+    Args:
+        comparison: what to show.
+        figures: the file of the curves of each group, by its name.
+    """
+    parts = [
+        "# Perplexity beside the paper's",
+        "## Table 1 of arXiv 1409.2329, Penn Treebank",
+        _table(PAPER_HEADS, [_paper_cells(row) for row in comparison.paper]),
+    ]
+    if comparison.others:
+        cells = [_other_cells(row) for row in comparison.others]
+        parts += ["## Other runs", _table(OTHER_HEADS, cells)]
+    parts += NOTES
+    if figures:
+        parts.append("## Learning curves")
+    parts += [
+        f"![{_escaped(curves_title(group))}]({figures[group.name]})"
+        for group in comparison.groups
+        if group.name in figures
+    ]
+    return "\n\n".join(parts)
+
+
+def _paper_cells(row: Row) -> list[str]:
+    paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
+    difference = row.difference
+    percent = f"{difference.valid:+.1f} / {difference.test:+.1f} %" if difference else ""
+    ours, *rest = _reached_cells(row)
+    return [row.title, paper, ours, percent, *rest]
+
+
+def _other_cells(row: Row) -> list[str]:
+    data = row.group.data if row.group else ""
+    words = f"{row.reached.scored['test'].text.vocabulary_size:,}" if row.reached else ""
+    return [row.title, data, words, ", ".join(row.runs), *_reached_cells(row)]
+
+
+def _reached_cells(row: Row) -> list[str]:
+    """Return the cells on what is reached, how often, in which precision, on what."""
+    if row.reached is None:
+        return [row.status, "", row.precision, ""]
+    reached = row.reached
+    perplexity = " / ".join(str(reached.perplexity[split]) for split in SCORED_SPLITS)
+    scored = " / ".join(str(reached.scored[split]) for split in SCORED_SPLITS)
+    return [perplexity, reached.over, row.precision, scored]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *([_escaped(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Return a text that may hold what a user has named as Markdown that shows it, in a line."""
+    for character in "\\|<[]`*":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

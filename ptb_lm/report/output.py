@@ -1,0 +1,62 @@
+"""Writing a report into a folder."""
+
+import logging
+import os
+from pathlib import Path
+
+from ptb_lm.durable import durable_file
+from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.report.comparison import Comparison
+from ptb_lm.report.curves import draw_curves, has_curve
+from ptb_lm.report.markdown import report_markdown
+from ptb_lm.report.page import report_page
+from ptb_lm.report.record import report_record
+from ptb_lm.strict_json import to_json
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write ``report.md``, ``report.json``, ``report.html`` and the curves of each group.
+
+    Where matplotlib is missing, a warning says that the curves are.
+
+    Returns:
+        the files.
+
+    Raises:
+        InputError: the folder's name is taken by a file.
+        PtbLmError: it or a file in it cannot be written.
+    """
+    if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112
+        raise InputError(f"--out {folder}: not a folder; name a folder for the report")
+    curves = _drawn(comparison)
+    names = {name: f"curves-{name}.png" for name in curves}
+    contents = {
+        f"curves-{name}.{form}": data
+        for name, files in curves.items()
+        for form, data in files.items()
+    }
+    drawings = {name: files["svg"] for name, files in curves.items()}
+    contents |= {
+        "report.md": f"{report_markdown(comparison, names)}\n".encode(),
+        "report.json": f"{to_json(report_record(comparison), indent=2)}\n".encode(),
+        "report.html": report_page(comparison, drawings).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
+    for name, data in contents.items():
+        with durable_file(folder / name) as file:
+            file.write(data)
+    return [folder / name for name in contents]
+
+
+def _drawn(comparison: Comparison) -> dict[str, dict[str, bytes]]:
+    """Return the curves of each group that has any, by its name and the file's format."""
+    try:
+        return {group.name: draw_curves(group) for group in comparison.groups if has_curve(group)}
+    except ImportError:
+        logger.warning("No curves: they need matplotlib: pip install 'ptb-lm[report]'")
+        return {}

@@ -1,0 +1,69 @@
+"""A report as one JSON object."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ptb_lm.report.averages import Reached
+from ptb_lm.report.comparison import Comparison, Row
+from ptb_lm.report.curves import Curve
+from ptb_lm.report.groups import Group
+from ptb_lm.training.run_folder import SCORED_SPLITS
+
+
+def report_record(comparison: Comparison) -> dict[str, Any]:
+    """Return what ``report --json`` prints: the rows of both tables, and the curves."""
+    return {
+        "paper": [_row(row) for row in comparison.paper],
+        "others": [_row(row) for row in comparison.others],
+        "curves": [_curves(group) for group in comparison.groups],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """Return a row; what the paper does not give, or a run has not reached, is null."""
+    reached, group = row.reached, row.group
+    return {
+        "model": row.title,
+        "members": row.members,
+        "group": group.name if group else None,
+        "data": group.data if group else None,
+        "precision": group.config.run.precision if group else None,
+        "runs": row.runs,
+        "seeds": _seeds(reached) if reached else None,
+        "paper": asdict(row.paper) if row.paper else None,
+        **{split: _figure(reached, split) if reached else None for split in SCORED_SPLITS},
+        "difference_percent": asdict(row.difference) if row.difference else None,
+        "status": row.status or "reached",
+    }
+
+
+def _seeds(reached: Reached) -> list[list[int]]:
+    """Return the seeds of each group that was averaged; of single models there is one in each."""
+    return [[run.config.run.seed for run in group] for group in reached.groups]
+
+
+def _figure(reached: Reached, split: str) -> dict[str, Any]:
+    perplexity, scored = reached.perplexity[split], reached.scored[split]
+    return {
+        "mean": perplexity.mean,
+        "deviation": perplexity.deviation,
+        "protocol": scored.text.protocol,
+        "streams": scored.text.streams,
+        "tokens": scored.tokens,
+        "vocabulary_size": scored.text.vocabulary_size,
+    }
+
+
+def _curves(group: Group) -> dict[str, Any]:
+    return {
+        "group": group.name,
+        "runs": [
+            {
+                "run": run.name,
+                "seed": run.config.run.seed,
+                "finished": run.finished,
+                **asdict(Curve.of(run)),
+            }
+            for run in group.runs
+        ],
+    }
