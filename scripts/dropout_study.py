@@ -10,14 +10,14 @@ from pathlib import Path
 
 import make_table
 from members import Member, make_or_explain, reproduce_command, usual_processes
-from study_page import NAME, TITLES
+from reproduction_page import STUDY, TITLES
 
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES
 from ptb_lm.durable import durable_file
 
 CONFIG = Path(__file__).with_name("dropout_study.toml")
-TEXT = Path("runs") / NAME / "text"
+TEXT = Path("runs") / STUDY / "text"
 LINES = {"train": 5000, "valid": 1500, "test": 1500}
 WAYS = tuple(TITLES)
 
@@ -36,7 +36,7 @@ def write_text() -> None:
 
 def study_member(way: str, seed: int) -> Member:
     """Name a run of the study, and the command that makes it."""
-    name = f"{NAME}/{way}-seed{seed}"
+    name = f"{STUDY}/{way}-seed{seed}"
     change = ("--set", f"model.dropout_on={way}")
     choice = ("--seed", str(seed), "--data", str(TEXT), "--name", name)
     return Member(name, reproduce_command(str(CONFIG), *change, *choice))

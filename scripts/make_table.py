@@ -1,11 +1,12 @@
-"""Rewrite every table of the README and of docs/ from the evidence under ``results/``."""
+"""Rewrite the tables of the README and of docs/, and the figures there, from ``results/``."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+from figures import write_figures
 from reliability_page import reliability_blocks
+from reproduction_page import reproduction_blocks
 from speed_page import speed_blocks
-from study_page import reproduction_blocks
 
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.table import results_table, with_blocks, with_results
@@ -31,6 +32,8 @@ def main() -> None:
         if page.exists():
             text = with_blocks(page.read_text(encoding="utf-8"), blocks(results))
             page.write_text(text, encoding="utf-8")
+    if (ROOT / "docs").exists():
+        write_figures(results, ROOT / "docs")
     print(results_table(runs))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dropout_study
 import make_table
 import pytest
-import study_page
+import reproduction_page
 from cli_support import contents
 from test_reproduce_average import TINY
 
@@ -43,7 +43,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_study_leaves_evidence_of_each_member_and_its_table(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert study_page.study_block(Path("results")) == "Not yet run."
+    assert reproduction_page.study_block(Path("results")) == "Not yet run."
     monkeypatch.setattr("sys.argv", ["dropout_study.py", "--seeds", "2"])
     assert dropout_study.main() == 0
     source = Path("data/ptb/ptb.train.txt").read_text().splitlines()
@@ -59,7 +59,9 @@ def test_a_study_leaves_evidence_of_each_member_and_its_table(
     assert dropout_study.main() == 0  # nothing is made twice
     assert contents(folder) == before
 
-    head, _, paper, everywhere, _, subject = study_page.study_block(Path("results")).splitlines()
+    head, _, paper, everywhere, _, subject = reproduction_page.study_block(
+        Path("results")
+    ).splitlines()
     assert head.count("|") == paper.count("|") == everywhere.count("|")
     tests = [
         figure(load_scores(folder / f"all-seed{seed}" / "scores-test.npz").log_probabilities)

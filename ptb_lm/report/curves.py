@@ -5,8 +5,9 @@ matplotlib, an extra, is imported where a figure is drawn and nowhere else.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ptb_lm.report.evidence import Evidence
@@ -104,6 +105,21 @@ def draw_curves(group: Group) -> dict[str, bytes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    return drawn(partial(_draw, group=group))
+
+
+def drawn(draw: "Callable[[Figure], None]") -> dict[str, bytes]:
+    """Draw a figure in the style of all figures.
+
+    Args:
+        draw: what fills an empty figure.
+
+    Returns:
+        the file's bytes by format, ``png`` and ``svg``.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -111,7 +127,7 @@ def draw_curves(group: Group) -> dict[str, bytes]:
         matplotlib.rcdefaults()  # whatever the user has set
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=INCHES, layout="constrained")
-        _draw(figure, group)
+        draw(figure)
         files = {}
         for form, metadata in UNDATED.items():
             buffer = io.BytesIO()
@@ -135,8 +151,8 @@ def _draw(figure: "Figure", group: Group) -> None:
     below.set_xlabel("epoch")
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.align_ylabels()
-    for axes, subdivisions in ((above, (1, 1.5, 2, 3, 5, 7)), (below, (1,))):
-        _plain_logarithmic(axes, subdivisions)
+    plain_logarithmic(above)
+    plain_logarithmic(below, subdivisions=(1,))
 
 
 def curves_title(group: Group) -> str:
@@ -187,7 +203,7 @@ def mean_curve(curves: Sequence[Curve], kind: str) -> tuple[list[int], list[floa
     return epochs, [sum(column[epoch] for column in columns) / len(columns) for epoch in epochs]
 
 
-def _plain_logarithmic(axes: "Axes", subdivisions: Sequence[float]) -> None:
+def plain_logarithmic(axes: "Axes", subdivisions: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
     """Make the vertical axis logarithmic, with numbers written out."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

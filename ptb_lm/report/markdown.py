@@ -37,7 +37,7 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
     parts = [
         "# Perplexity beside the paper's",
         "## Table 1 of arXiv 1409.2329, Penn Treebank",
-        _table(PAPER_HEADS, [_paper_cells(row) for row in comparison.paper]),
+        paper_table(comparison),
     ]
     if comparison.others:
         cells = [_other_cells(row) for row in comparison.others]
@@ -51,6 +51,11 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
         if group.name in figures
     ]
     return "\n\n".join(parts)
+
+
+def paper_table(comparison: Comparison) -> str:
+    """Return the paper's Table 1 with ours beside it."""
+    return _table(PAPER_HEADS, [_paper_cells(row) for row in comparison.paper])
 
 
 def _paper_cells(row: Row) -> list[str]:

@@ -1,14 +1,16 @@
-"""The table of the dropout study from its evidence."""
+"""The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
 
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from ptb_lm.evaluation.scores import figure
+from ptb_lm.report.comparison import compare
 from ptb_lm.report.evidence import Evidence, read_evidence
+from ptb_lm.report.markdown import paper_table
 from ptb_lm.training.run_folder import read_metrics
 
-NAME = "dropout-study"
+STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
 
 TITLES = {
@@ -21,12 +23,13 @@ TITLES = {
 
 def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
-    return {"dropout-study": study_block(results)}
+    table_1 = paper_table(compare(read_evidence(results)))
+    return {"table-1": table_1, "dropout-study": study_block(results)}
 
 
 def study_block(results: Path) -> str:
     """Return perplexities by way of dropout, mean and standard deviation over the seeds."""
-    folder = results / NAME
+    folder = results / STUDY
     runs = read_evidence(folder) if folder.exists() else []
     if not runs:
         return "Not yet run."

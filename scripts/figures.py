@@ -1,0 +1,58 @@
+"""The figures of docs/ from the evidence: learning curves, and those of the dropout study."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reproduction_page import STUDY, TITLES
+
+from ptb_lm.durable import durable_file
+from ptb_lm.report.comparison import compare
+from ptb_lm.report.curves import Curve, draw_curves, drawn, mean_curve, plain_logarithmic
+from ptb_lm.report.evidence import Evidence, read_evidence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of Okabe and Ito's colours, which are told apart with any kind of colour vision.
+COLOURS = dict(zip(TITLES, ("#767676", "#0072b2", "#d55e00", "#009e73"), strict=True))
+LINES = dict(zip(TITLES, (":", "-", "--", "-."), strict=True))
+
+
+def write_figures(results: Path, docs: Path) -> None:
+    """Draw what there is evidence of, each as an SVG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figures = {
+        f"curves-{group.name}.svg": draw_curves(group)["svg"]
+        for group in compare(read_evidence(results)).groups
+        if group.published
+    }
+    study = results / STUDY
+    runs = read_evidence(study) if study.exists() else []
+    if runs:
+        figures["dropout-study.svg"] = drawn(lambda figure: draw_study(figure, runs))["svg"]
+    for name, content in figures.items():
+        with durable_file(docs / name) as file:
+            file.write(content)
+
+
+def draw_study(figure: "Figure", runs: list[Evidence]) -> None:
+    """Draw perplexity by epoch for each way of dropout, seeds thin, means thick."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, kind, title in ((left, "train", "training"), (right, "valid", "validation")):
+        for way, label in TITLES.items():
+            curves = [Curve.of(run) for run in runs if run.config.model.dropout_on == way]
+            if not curves:
+                continue
+            for curve in curves:
+                axes.plot(curve.epochs, getattr(curve, kind), color=COLOURS[way], lw=0.8, alpha=0.5)
+            means = mean_curve(curves, kind)
+            axes.plot(*means, color=COLOURS[way], ls=LINES[way], lw=2, label=label)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+        plain_logarithmic(axes)
+    left.set_ylabel("perplexity")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False)
