@@ -169,7 +169,7 @@ def both_checkpoints_damaged() -> None:
 PRESETS = ", ".join(preset_names())
 NO_CHECKPOINT = ["bad.pt: not a checkpoint of ptb-lm, or damaged"]
 NO_SCORES = ["bad.npz: not a score file of ptb-lm, or damaged"]
-MODEL_KEYS = "known: cell, layers, hidden_size, dropout, init_range"
+MODEL_KEYS = "known: cell, layers, hidden_size, dropout, dropout_on, masks_per_gate"
 
 MISTAKES = {
     # config

@@ -42,7 +42,9 @@ def test_the_wheel_shows_a_preset_from_any_folder(tmp_path: Path) -> None:
     where = run(str(scripts / "python"), "-c", "import ptb_lm; print(ptb_lm.__file__)")
     assert Path(where.strip()).is_relative_to(environment)
     shown = tomllib.loads(run(str(scripts / "ptb-lm"), "config", "show", "medium"))
-    assert shown == tomllib.loads((ROOT / "configs" / "medium.toml").read_text())
+    preset = tomllib.loads((ROOT / "configs" / "medium.toml").read_text())
+    for section, values in preset.items():  # what it leaves out is shown as well
+        assert values.items() <= shown[section].items()
     listed = run(str(scripts / "ptb-lm"), "config", "list")
     assert [line.split()[0] for line in listed.splitlines()] == sorted(
         path.stem for path in (ROOT / "configs").glob("*.toml")

@@ -42,7 +42,8 @@ def set_libraries(precision: str, *, deterministic: bool = False) -> None:
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask takes no import
+        torch.use_deterministic_algorithms(deterministic)
     _keep_large_buffers()
 
 
