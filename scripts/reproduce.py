@@ -13,6 +13,7 @@ import make_table
 from ptb_lm.__main__ import main
 from ptb_lm.config import resolve
 from ptb_lm.durable import durable_file, remove_partial_files
+from ptb_lm.evaluation.scores import load_scores, rounded, save_scores
 from ptb_lm.training.environment import settled
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
@@ -30,11 +31,15 @@ def ptb_lm(*arguments: str) -> None:
 
 
 def keep_evidence(run: RunFolder, results: Path) -> None:
-    """Copy a finished run without its checkpoints, its config last: with it, all is there."""
+    """Copy a finished run without its checkpoints, its config last: with it, all is there.
+
+    Scores are rounded, by less than can be seen in a figure, as they are most of the bytes.
+    """
     results.mkdir(parents=True, exist_ok=True)
     remove_partial_files(results)
-    scores = [run.scores(split) for split in SCORED_SPLITS]
-    for file in (*scores, run.metrics, run.environment, run.config):
+    for split in SCORED_SPLITS:
+        save_scores(rounded(load_scores(run.scores(split))), RunFolder(results).scores(split))
+    for file in (run.metrics, run.environment, run.config):
         with file.open("rb") as source, durable_file(results / file.name) as copy:
             shutil.copyfileobj(source, copy)
 

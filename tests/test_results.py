@@ -10,7 +10,14 @@ from promises import PROMISES
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
-from ptb_lm.evaluation.scores import figure, load_scores, text_sha256
+from ptb_lm.evaluation.scores import (
+    average,
+    figure,
+    load_scores,
+    rounded,
+    save_scores,
+    text_sha256,
+)
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.published import TABLE_1
 from ptb_lm.report.summary import optimal_perplexity
@@ -118,3 +125,27 @@ def test_evidence_scores_the_text_of_the_penn_treebank(run, split: str, ptb: Cor
     assert scores.text.text_sha256 == text_sha256(words)
     assert len(scores.log_probabilities) == len(words) - 1
     assert scores.text.vocabulary_size == 10_000
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_rounded_scores_take_less_and_change_no_figure(split: str, tmp_path: Path) -> None:
+    """Of one model, and of the average of three."""
+    exact = [
+        load_scores(ROOT / f"results/small-seed{seed}/scores-{split}.npz") for seed in (1, 2, 3)
+    ]
+    kept = [rounded(scores) for scores in exact]
+    for scores, short in zip(exact, kept, strict=True):
+        off = (
+            figure(short.log_probabilities).perplexity - figure(scores.log_probabilities).perplexity
+        )
+        assert abs(off) < 1e-3
+    assert abs(average(kept).perplexity - average(exact).perplexity) < 1e-3
+    assert rounded(kept[0]).log_probabilities.tolist() == kept[0].log_probabilities.tolist()
+    for name, scores in (("exact", exact[1]), ("kept", kept[1])):
+        save_scores(scores, tmp_path / name)
+    assert (tmp_path / "kept").stat().st_size < 0.75 * (tmp_path / "exact").stat().st_size
+
+
+def test_all_evidence_takes_little_room() -> None:
+    files = (file for file in (ROOT / "results").rglob("*") if file.is_file())
+    assert sum(file.stat().st_size for file in files) < 25e6

@@ -32,6 +32,7 @@ PROTOCOLS = ("stream", "columns")
 PLAUSIBLE_BYTES = 40_000_000
 PLAUSIBLE_RATIO = 20
 LONGEST_HEADER = 256
+ROUNDED_STEPS = np.float32(1024)
 LONGEST_DIRECTORY = 1000
 
 
@@ -147,6 +148,15 @@ def save_scores(scores: Scores, path: Path) -> None:
             log_probabilities=scores.log_probabilities,
             description=np.frombuffer(description, np.uint8),
         )
+
+
+def rounded(scores: Scores) -> Scores:
+    """Return scores rounded to 1/1024 nat, which a file holds in two thirds of the bytes.
+
+    The errors of single tokens, at most 1/2048, cancel: a perplexity changes by less than 0.001.
+    """
+    steps = np.round(scores.log_probabilities * ROUNDED_STEPS)
+    return Scores(scores.name, scores.text, (steps / ROUNDED_STEPS).astype(np.float32))
 
 
 def load_scores(path: Path) -> Scores:
