@@ -24,7 +24,20 @@ TITLES = {
 def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
     table_1 = paper_table(compare(read_evidence(results)))
-    return {"table-1": table_1, "dropout-study": study_block(results)}
+    cost = cost_block(read_evidence(results))
+    return {"table-1": table_1, "cost": cost, "dropout-study": study_block(results)}
+
+
+def cost_block(runs: list[Evidence]) -> str:
+    """Return the hours that each run of a row took, and where."""
+    lines = ["| row | runs | hours each | on |", "|---|---|---|---|"]
+    places: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        row = f"{run.config.run.config}, {run.config.run.precision}"
+        places.setdefault((row, run.machine), []).append(run.minutes / 60)
+    for (row, machine), hours in places.items():
+        lines.append(f"| {row} | {len(hours)} | {mean(hours):.1f} | {machine} |")
+    return "\n".join(lines)
 
 
 def study_block(results: Path) -> str:

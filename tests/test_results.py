@@ -18,6 +18,8 @@ from ptb_lm.evaluation.scores import (
     save_scores,
     text_sha256,
 )
+from ptb_lm.report.comparison import compare
+from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.published import TABLE_1
 from ptb_lm.report.summary import optimal_perplexity
@@ -149,3 +151,12 @@ def test_rounded_scores_take_less_and_change_no_figure(split: str, tmp_path: Pat
 def test_all_evidence_takes_little_room() -> None:
     files = (file for file in (ROOT / "results").rglob("*") if file.is_file())
     assert sum(file.stat().st_size for file in files) < 25e6
+
+
+def test_the_figures_of_the_pages_are_of_the_evidence() -> None:
+    """By what they say of whose curves they are: bytes differ between versions of matplotlib."""
+    published = [group for group in compare(EVIDENCE).groups if group.published]
+    assert published
+    for group in published:
+        figure_of_group = (ROOT / "docs" / f"curves-{group.name}.svg").read_text(encoding="utf-8")
+        assert curves_title(group) in figure_of_group
