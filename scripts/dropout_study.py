@@ -18,7 +18,7 @@ from ptb_lm.durable import durable_file
 
 CONFIG = Path(__file__).with_name("dropout_study.toml")
 TEXT = Path("runs") / STUDY / "text"
-LINES = {"train": 5000, "valid": 1500, "test": 1500}
+LINES = {"train": 10_000, "valid": 1500, "test": 1500}
 WAYS = tuple(TITLES)
 
 
