@@ -1,6 +1,7 @@
 """The command line: options in, one function of the package called, results out."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -157,7 +158,8 @@ def evaluate(
         typer.Option(metavar="F.npz", help="Keep the log-probability of each target."),
     ] = None,
     mc_samples: Annotated[
-        int, typer.Option(min=0, help="Mean probability of so many passes with dropout on.")
+        int,
+        typer.Option(min=0, help="And the mean probability of N passes with dropout."),
     ] = 0,
     device: Device = None,
     data_dir: DataDir = None,
@@ -170,22 +172,30 @@ def evaluate(
     from ptb_lm.evaluation.scores import save_scores as write_scores
     from ptb_lm.report.summary import evaluation_summary
 
-    request = EvaluationRequest.of(split, text, protocol, mc_samples)
+    request = EvaluationRequest.of(split, text, protocol)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
+    data_folder, chosen = data_directory(data_dir), device or "auto"
     with StopFlag() as stop:
-        members, configs = evaluate_checkpoints(
-            checkpoints, request, data_directory(data_dir), device or "auto", stop
+        members, configs = evaluate_checkpoints(checkpoints, request, data_folder, chosen, stop)
+        request = replace(request, mc_samples=mc_samples)
+        sampled = (
+            evaluate_checkpoints(checkpoints, request, data_folder, chosen, stop)[0]
+            if mc_samples
+            else []
         )
         if save_scores is not None:
-            write_scores(members[0], save_scores)
+            write_scores((sampled or members)[0], save_scores)
     if as_json:
-        sampled = {"mc_samples": mc_samples} if mc_samples else {}
-        _print(to_json({**result_table(members), **sampled}))
+        beside = (
+            {"monte_carlo": {"samples": mc_samples, **result_table(sampled)}} if sampled else {}
+        )
+        _print(to_json({**result_table(members), **beside}))
         return
-    if mc_samples:
-        _print(f"mean probability of {mc_samples:,} passes with dropout:")
     _print(evaluation_summary(members, configs))
+    if sampled:
+        _print(f"by the mean probability of {mc_samples:,} passes with dropout:")
+        _print(evaluation_summary(sampled, configs))
 
 
 @app.command()

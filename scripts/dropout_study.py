@@ -10,13 +10,14 @@ from pathlib import Path
 
 import make_table
 from members import Member, make_or_explain, reproduce_command, usual_processes
-from reproduction_page import STUDY, TITLES
+from reproduction_page import STUDY, TITLES, study_block
 
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES
 from ptb_lm.durable import durable_file
 
 CONFIG = Path(__file__).with_name("dropout_study.toml")
+RESULTS = Path("results")
 TEXT = Path("runs") / STUDY / "text"
 LINES = {"train": 10_000, "valid": 1500, "test": 1500}
 WAYS = tuple(TITLES)
@@ -54,7 +55,9 @@ def main() -> int:
     # A seed of every way before the next seed, so that a study broken off compares like with like.
     members = [study_member(way, seed) for seed in range(1, options.seeds + 1) for way in WAYS]
     code = make_or_explain(members, options.processes)
-    make_table.main()
+    if code < 2:
+        make_table.main()
+        sys.stdout.write(f"\n{study_block(RESULTS)}\n")
     return code
 
 

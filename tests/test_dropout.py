@@ -325,16 +325,21 @@ def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: 
     assert nll_sum(plain) != pytest.approx(nll_sum(together), rel=1e-6)
 
 
-def test_mc_samples_on_the_command_line_are_named_and_can_be_had_again(dropped: Path) -> None:
+def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(dropped: Path) -> None:
+    usual = done("eval", "run/last.pt").out
     first, again = (done("eval", "run/last.pt", "--mc-samples", "3").out for _ in range(2))
     assert first == again
-    assert first.startswith("mean probability of 3 passes with dropout:\n")
+    assert first.startswith(usual)
+    assert "by the mean probability of 3 passes with dropout:\nrun/last.pt: " in first
     figures = done_json("eval", "run/last.pt", "--mc-samples", "3")
-    assert figures["mc_samples"] == 3
-    one = done_json("eval", "run/last.pt")
-    assert "mc_samples" not in one
-    assert figures["members"][0]["tokens"] == one["members"][0]["tokens"]
-    assert figures["members"][0]["nll"] != one["members"][0]["nll"]
+    sampled = figures.pop("monte_carlo")
+    assert figures == done_json("eval", "run/last.pt")
+    assert sampled["samples"] == 3
+    assert sampled["members"][0]["tokens"] == figures["members"][0]["tokens"]
+    assert sampled["members"][0]["nll"] != figures["members"][0]["nll"]
+    done("eval", "run/last.pt", "--mc-samples", "3", "--save-scores", "mc.npz")
+    (kept,) = done_json("average", "mc.npz")["members"]
+    assert kept["nll"] == pytest.approx(sampled["members"][0]["nll"], rel=1e-6)
 
 
 def test_a_model_without_dropout_has_nothing_to_sample(dropped: Path) -> None:

@@ -140,9 +140,7 @@ class EvaluationRequest:
     """Passes under dropout whose mean probability counts; 0 for one pass without dropout."""
 
     @classmethod
-    def of(
-        cls, split: str | None, text: Path | None, protocol: str | None, mc_samples: int = 0
-    ) -> "EvaluationRequest":
+    def of(cls, split: str | None, text: Path | None, protocol: str | None) -> "EvaluationRequest":
         """Fill in what was not asked for: the test split, and the paper's protocol of a split.
 
         Raises:
@@ -155,10 +153,9 @@ class EvaluationRequest:
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
         if text is not None:
-            name = f"text {from_command_line(text.name)}"
-            return cls(name, text, protocol or "stream", mc_samples)
+            return cls(f"text {from_command_line(text.name)}", text, protocol or "stream")
         split = split or "test"
-        return cls(split, None, protocol or PAPER_PROTOCOL[split], mc_samples)
+        return cls(split, None, protocol or PAPER_PROTOCOL[split])
 
 
 def evaluate_checkpoints(
