@@ -1,14 +1,12 @@
 """The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
 
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
-from ptb_lm.evaluation.scores import figure
+from ptb_lm.report.averages import Estimate, reached_by
 from ptb_lm.report.comparison import compare
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.markdown import paper_table
-from ptb_lm.training.run_folder import read_metrics
 
 STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
@@ -56,30 +54,18 @@ def study_block(results: Path) -> str:
 
 
 def _row(title: str, runs: list[Evidence]) -> str:
-    ends = [_ends_of_epochs(run) for run in runs]
-    best = [min(epochs, key=lambda epoch: epoch["valid/perplexity"]) for epochs in ends]
+    best = [min(run.epochs, key=lambda epoch: float(epoch["valid/perplexity"])) for run in runs]
     epochs = sorted({epoch["epoch"] for epoch in best})
+    reached = reached_by(runs, 1)
     columns = [
-        _mean([epochs_of_run[-1]["train/perplexity"] for epochs_of_run in ends]),
-        _mean([_reached(run, "valid") for run in runs]),
-        f"{_mean([epoch['valid/perplexity'] for epoch in best])} ({', '.join(map(str, epochs))})",
-        f"**{_mean([_reached(run, 'test') for run in runs])}**",
+        str(Estimate.of([run.epochs[-1]["train/perplexity"] for run in runs])),
+        str(reached.perplexity["valid"]),
+        f"{Estimate.of([epoch['valid/perplexity'] for epoch in best])} "
+        f"({', '.join(map(str, epochs))})",
+        f"**{reached.perplexity['test']}**",
         str(len(runs)),
     ]
     return f"| {title} | {' | '.join(columns)} |"
-
-
-def _ends_of_epochs(run: Evidence) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(run.folder.metrics) if "valid/perplexity" in line]
-
-
-def _reached(run: Evidence, split: str) -> float:
-    return figure(run.scores[split].log_probabilities).perplexity
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{spread}"
 
 
 def _subject(run: Evidence) -> str:

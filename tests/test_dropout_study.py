@@ -69,11 +69,11 @@ def test_a_study_leaves_evidence_of_each_member_and_its_table(
     ]
     mean = sum(each.perplexity for each in tests) / 2
     deviation = abs(tests[0].perplexity - tests[1].perplexity) / 2**0.5
-    assert f"**{mean:.1f} ± {deviation:.1f}** | 2 |" in everywhere
+    assert f"**{mean:.2f} ± {deviation:.2f}** | 2 |" in everywhere
     ends = [
         read_metrics(folder / f"all-seed{seed}" / "metrics.jsonl")[-1]["train/perplexity"]
         for seed in (1, 2)
     ]
-    assert f"| {sum(ends) / 2:.1f} ±" in everywhere
+    assert f"| {sum(ends) / 2:.2f} ±" in everywhere
     assert "fresh mask" in everywhere
     assert f"{tests[0].tokens:,} predicted tokens" in subject
