@@ -33,7 +33,7 @@ test: $(INSTALLED)
 
 # Installs nothing: the PyTorch that fits a machine's GPU is the machine's affair.
 test-cuda:
-	$(PYTHON) -m pytest -m cuda tests
+	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
@@ -79,14 +79,14 @@ bench: $(INSTALLED)
 bench-cuda:
 	mkdir -p results/speed
 	for precision in tf32 fp32 bf16; do \
-		$(PYTHON) -m ptb_lm bench --device cuda --against-stock --precision $$precision --json \
+		PYTHONPATH=. $(PYTHON) -m ptb_lm bench --device cuda --against-stock --precision $$precision --json \
 			> results/speed/.bench && \
 		mv results/speed/.bench results/speed/bench-cuda-$$precision.json || exit 1; \
 	done
 	for preset in small medium large; do \
-		$(PYTHON) benchmarks/without.py $$preset --device cuda --write || exit 1; \
+		PYTHONPATH=. $(PYTHON) benchmarks/without.py $$preset --device cuda --write || exit 1; \
 	done
-	$(PYTHON) scripts/make_table.py
+	PYTHONPATH=. $(PYTHON) scripts/make_table.py
 
 # The table of the README again from the evidence under results/; no model is loaded.
 table: $(INSTALLED)

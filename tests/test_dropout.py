@@ -26,6 +26,7 @@ from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.sgd import sgd_step_
 
 V, T, B, H = 19, 12, 30, 16
+RATES = "{ words = 0.1, input = 0.2, between = 0.3, output = 0.4, recurrent = 0.5 }"
 FUSED = [name for name, cell in CELLS.items() if cell.fused]
 
 
@@ -275,7 +276,11 @@ def test_decay_takes_its_share_after_the_step_whatever_the_rate(weight_decay: fl
         {"model__cell": "gru"},
         {"model__cell": "rnn-sigmoid", "model__dropout_on": "all"},
         {"model__cell": "rnn-tanh", "model__dropout_on": "variational"},
-        {"model__dropout_on": "variational", "model__masks_per_gate": True},
+        {
+            "model__dropout_on": "variational",
+            "model__masks_per_gate": True,
+            "model__dropout": RATES,
+        },
         {"model__tied": True, "model__dropout_on": "none", "training__weight_decay": 1e-4},
     ],
     ids=str,
