@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from make_table import PAGES
 from promises import PROMISES
+from reproduction_page import STUDY, TITLES
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
@@ -18,6 +19,7 @@ from ptb_lm.evaluation.scores import (
     save_scores,
     text_sha256,
 )
+from ptb_lm.report.averages import reached_by
 from ptb_lm.report.comparison import compare
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import read_evidence
@@ -157,6 +159,38 @@ def test_the_figures_of_the_pages_are_of_the_evidence() -> None:
     """By what they say of whose curves they are: bytes differ between versions of matplotlib."""
     published = [group for group in compare(EVIDENCE).groups if group.published]
     assert published
+    assert (ROOT / "docs" / "dropout-study.svg").exists()
     for group in published:
         figure_of_group = (ROOT / "docs" / f"curves-{group.name}.svg").read_text(encoding="utf-8")
         assert curves_title(group) in figure_of_group
+
+
+STUDY_RUNS = read_evidence(ROOT / "results" / STUDY)
+
+
+def test_the_dropout_study_has_each_way_with_the_same_seeds() -> None:
+    """Of one recipe but for where dropout acts, from a clean checkout, to its last epoch."""
+    seeds = {way: [] for way in TITLES}
+    for run in STUDY_RUNS:
+        seeds[run.config.model.dropout_on].append(run.config.run.seed)
+        model = run.config.model.model_copy(update={"dropout_on": "none"})
+        assert model == STUDY_RUNS[0].config.model.model_copy(update={"dropout_on": "none"})
+        assert run.config.training == STUDY_RUNS[0].config.training
+        assert [line["epoch"] for line in run.epochs] == list(
+            range(1, run.config.training.epochs + 1)
+        )
+        environment = json.loads(run.folder.environment.read_text())
+        assert all(len(part["commit"]) == 40 for part in environment)
+    assert seeds["none"]
+    assert all(of_way == seeds["none"] for of_way in seeds.values())
+
+
+def test_the_papers_claim_is_seen_in_the_study() -> None:
+    """Dropout helps, and less where the recurrent connections have it too."""
+    test = {
+        way: reached_by([run for run in STUDY_RUNS if run.config.model.dropout_on == way], 1)
+        .perplexity["test"]
+        .mean
+        for way in TITLES
+    }
+    assert test["non-recurrent"] < test["all"] < test["none"]
