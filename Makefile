@@ -6,9 +6,9 @@
 # make bench-cuda       the same of its GPU
 # make reproduce-small  the paper's small model on the Penn Treebank
 # make reproduce-medium, reproduce-large  its other two models
-# make reproduce-table  all of its table: every seed of every row, in the order of their cost
+# make reproduce-average  several seeds of one of them at once, and their average (PRESET=, SEEDS=10)
+# make reproduce-table  all of its table: one seed of each model, then SEEDS of each
 # make dropout-study    its claim: where dropout helps and where it hurts
-# make reproduce-average  several seeds of it at once, and their average (PRESET=, SEEDS=10)
 PYTHON ?= python3
 SEED ?= 1
 PRESET ?= small

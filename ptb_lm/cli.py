@@ -1,7 +1,6 @@
 """The command line: options in, one function of the package called, results out."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -172,25 +171,20 @@ def evaluate(
     from ptb_lm.evaluation.scores import save_scores as write_scores
     from ptb_lm.report.summary import evaluation_summary
 
-    request = EvaluationRequest.of(split, text, protocol)
+    request = EvaluationRequest.of(split, text, protocol, mc_samples)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
-    data_folder, chosen = data_directory(data_dir), device or "auto"
     with StopFlag() as stop:
-        members, configs = evaluate_checkpoints(checkpoints, request, data_folder, chosen, stop)
-        request = replace(request, mc_samples=mc_samples)
-        sampled = (
-            evaluate_checkpoints(checkpoints, request, data_folder, chosen, stop)[0]
-            if mc_samples
-            else []
+        members, sampled, configs = evaluate_checkpoints(
+            checkpoints, request, data_directory(data_dir), device or "auto", stop
         )
         if save_scores is not None:
             write_scores((sampled or members)[0], save_scores)
     if as_json:
-        beside = (
-            {"monte_carlo": {"samples": mc_samples, **result_table(sampled)}} if sampled else {}
-        )
-        _print(to_json({**result_table(members), **beside}))
+        result = result_table(members)
+        if sampled:
+            result["monte_carlo"] = {"samples": mc_samples, **result_table(sampled)}
+        _print(to_json(result))
         return
     _print(evaluation_summary(members, configs))
     if sampled:

@@ -110,7 +110,7 @@ class ModelConfig(Section):
 
     @field_validator("masks_per_gate")
     @classmethod
-    def _masks_last(cls, masks_per_gate: bool, others: ValidationInfo) -> bool:
+    def _masks_per_gate_are_variational(cls, masks_per_gate: bool, others: ValidationInfo) -> bool:
         if masks_per_gate and others.data.get("dropout_on", "variational") != "variational":
             raise ValueError("false, or dropout_on = 'variational' beside it")
         return masks_per_gate
@@ -123,6 +123,11 @@ class ModelConfig(Section):
         acting = PLACES[self.dropout_on]
         rates = {name: self.dropout if name in acting else 0.0 for name in PLACES["variational"]}
         return DropoutRates(**rates)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether anything is dropped at any place."""
+        return any(rate for _, rate in self.dropout_rates)
 
 
 PLACES = {
@@ -329,8 +334,10 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
 def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str, str], str]) -> str:
     """Turn pydantic's first complaint into one line of ours; a typo is what misses its key."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    # Which of the two kinds of dropout it was taken for is no part of the key.
-    location = tuple(str(part) for part in first["loc"] if part not in ("one", "several"))
+    location = tuple(str(part) for part in first["loc"])
+    if location[:2] == ("model", "dropout"):
+        # Which of the two kinds it was taken for stands third, and is no part of the key.
+        location = location[:2] + location[3:]
     key = _cut(".".join(location))
     # Of a whole section: the assignment that may have brought it in.
     given = [origins[path] for path in origins if location in (path, path[:1])]
@@ -362,7 +369,7 @@ def _cut(text: str) -> str:
 def _known_names(location: tuple[str, ...]) -> list[str]:
     if len(location) == 1:
         return list(Config.model_fields)
-    if location[1:2] == ("dropout",):
+    if location[:2] == ("model", "dropout"):
         return list(DropoutRates.model_fields)
     section = Config.model_fields[location[0]].annotation
     assert isinstance(section, type) and issubclass(section, Section)

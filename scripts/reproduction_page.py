@@ -1,10 +1,15 @@
 """The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
 
+import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+from ptb_lm.config import resolve
 from ptb_lm.report.averages import Estimate, reached_by
-from ptb_lm.report.comparison import compare
+from ptb_lm.report.bench_worker import TRAINING_TOKENS
+from ptb_lm.report.comparison import Comparison, compare
+from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.markdown import paper_table
 
@@ -21,13 +26,25 @@ TITLES = {
 
 def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
-    table_1 = paper_table(compare(read_evidence(results)))
-    cost = cost_block(read_evidence(results))
-    return {"table-1": table_1, "cost": cost, "dropout-study": study_block(results)}
+    runs = read_evidence(results)
+    comparison = compare(runs)
+    bench = json.loads((results / "speed" / "bench-fp32.json").read_text(encoding="utf-8"))
+    return {
+        "table-1": paper_table(comparison),
+        "curves": curves_block(comparison),
+        "cost": cost_block(runs, bench),
+        "dropout-study": study_block(results),
+    }
 
 
-def cost_block(runs: list[Evidence]) -> str:
-    """Return the hours that each run of a row took, and where."""
+def curves_block(comparison: Comparison) -> str:
+    """Return the learning curves of the paper's models, which ``figures.py`` draws."""
+    groups = [group for group in comparison.groups if group.published]
+    return "\n\n".join(f"![{curves_title(group)}](curves-{group.name}.svg)" for group in groups)
+
+
+def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
+    """Return the hours that each run of a row took, and where; of others what the bench says."""
     lines = ["| row | runs | hours each | on |", "|---|---|---|---|"]
     places: dict[tuple[str, str], list[float]] = {}
     for run in runs:
@@ -35,6 +52,13 @@ def cost_block(runs: list[Evidence]) -> str:
         places.setdefault((row, run.machine), []).append(run.minutes / 60)
     for (row, machine), hours in places.items():
         lines.append(f"| {row} | {len(hours)} | {mean(hours):.1f} | {machine} |")
+    made = {run.config.run.config for run in runs}
+    for timed in bench["presets"]:
+        if timed["preset"] not in made:
+            words = resolve(timed["preset"]).training.epochs * TRAINING_TOKENS
+            hours_of_training = words / timed["training"]["median"] / 3600
+            where = f"{bench['environment']['threads']} threads, at the rate of the bench"
+            lines.append(f"| {timed['preset']}, fp32 | 0 | {hours_of_training:.1f} | {where} |")
     return "\n".join(lines)
 
 

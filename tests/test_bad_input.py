@@ -198,6 +198,9 @@ MISTAKES = {
         train("--set", "trainig.epochs=9"),
         ["error: --set trainig.epochs=9: trainig: unknown key; did you mean 'training'?"],
     ),
+    "unknown key that is a word of the program": Mistake(
+        train("--set", "model.one=3"), ["--set model.one=3: model.one: unknown key"]
+    ),
     "unknown key in a file": Mistake(
         ["config", "show", "mine.toml"],
         ["error: mine.toml: model.droput: unknown key; did you mean 'dropout'?", MODEL_KEYS],

@@ -136,6 +136,7 @@ def test_the_page_shows_a_gpu_once_there_is_evidence(tmp_path: Path) -> None:
             ["--precision", "'auto', 'fp32', 'tf32' or 'bf16'", "'fp8'"],
         ),
         (["small", "--rounds", "0"], ["--rounds"]),
+        (["gal-medium-tied", "--against-stock"], ["--against-stock: stock is", "'variational'"]),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], fragments: list[str]) -> None:

@@ -136,11 +136,13 @@ class EvaluationRequest:
     split: str
     text: Path | None
     protocol: str
-    mc_samples: int = 0
-    """Passes under dropout whose mean probability counts; 0 for one pass without dropout."""
+    mc_samples: int
+    """Passes under dropout, whose mean probability stands beside the usual score; 0 for none."""
 
     @classmethod
-    def of(cls, split: str | None, text: Path | None, protocol: str | None) -> "EvaluationRequest":
+    def of(
+        cls, split: str | None, text: Path | None, protocol: str | None, mc_samples: int
+    ) -> "EvaluationRequest":
         """Fill in what was not asked for: the test split, and the paper's protocol of a split.
 
         Raises:
@@ -153,9 +155,10 @@ class EvaluationRequest:
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
         if text is not None:
-            return cls(f"text {from_command_line(text.name)}", text, protocol or "stream")
+            name = f"text {from_command_line(text.name)}"
+            return cls(name, text, protocol or "stream", mc_samples)
         split = split or "test"
-        return cls(split, None, protocol or PAPER_PROTOCOL[split])
+        return cls(split, None, protocol or PAPER_PROTOCOL[split], mc_samples)
 
 
 def evaluate_checkpoints(
@@ -164,11 +167,12 @@ def evaluate_checkpoints(
     data_dir: Path,
     device: str,
     stop: StopFlag = NEVER,
-) -> tuple[list[Scores], list[Config]]:
+) -> tuple[list[Scores], list[Scores], list[Config]]:
     """Score one text with each checkpoint.
 
     Returns:
-        for each checkpoint its scores and its config.
+        for each checkpoint its scores; where passes with dropout are asked for, the scores of
+        their mean probability; and its config.
 
     Raises:
         InputError: a checkpoint, the text or the data is not there or not right, or the
@@ -177,7 +181,9 @@ def evaluate_checkpoints(
         Stopped: a signal came.
     """
     torch_device = choose_device(device)
-    members, configs = [], []
+    members: list[Scores] = []
+    sampled: list[Scores] = []
+    configs: list[Config] = []
     first: Checkpoint | None = None
     for path in paths:
         checkpoint = load_checkpoint(path)
@@ -187,6 +193,8 @@ def evaluate_checkpoints(
                 f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
                 f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
             )
+        if request.mc_samples and not checkpoint.config.model.has_dropout:
+            raise InputError(f"--mc-samples: {path} was trained without dropout; nothing to sample")
         tokens = _tokens(checkpoint, path, request, data_dir, stop)
         text = scored_text(
             checkpoint.vocabulary,
@@ -198,21 +206,16 @@ def evaluate_checkpoints(
         with memory_errors_explained(checkpoint.config, "nothing was written"):
             set_libraries(checkpoint.config.run.precision)
             network = checkpoint.network().to(torch_device)
-            scorer = _scorer(checkpoint.config, path, request.mc_samples)
-            members.append(score_text(network, tokens, text, str(path), stop, scorer))
+            members.append(score_text(network, tokens, text, str(path), stop))
+            if request.mc_samples:
+                sampler = _sampler(checkpoint.config, request.mc_samples)
+                sampled.append(score_text(network, tokens, text, str(path), stop, sampler))
         configs.append(checkpoint.config)
-    return members, configs
+    return members, sampled, configs
 
 
-def _scorer(config: Config, path: Path, mc_samples: int) -> Scorer:
-    """Return the way to score: by one pass without dropout, or by the mean p of several with it.
-
-    The second begins from the run's own seed, so that a figure can be had again.
-    """
-    if not mc_samples:
-        return target_log_probabilities
-    if not any(config.model.dropout_rates.model_dump().values()):
-        raise InputError(f"--mc-samples: {path} was trained without dropout; nothing to sample")
+def _sampler(config: Config, mc_samples: int) -> Scorer:
+    """Return the scoring by passes with dropout, from the run's own seed: a figure comes again."""
     torch.manual_seed(config.run.seed)
     return partial(
         monte_carlo_log_probabilities,

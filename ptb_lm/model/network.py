@@ -9,15 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ptb_lm.config import ModelConfig
+from ptb_lm.config import PLACES, ModelConfig
 from ptb_lm.model.cells import CELLS, State, cell_step
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.libraries import require_headroom
 from ptb_lm.model.state import HiddenState
-
-NON_RECURRENT = ("input", "between", "output")
-"""The places of the paper's dropout."""
 
 
 class LanguageModel(nn.Module):
@@ -115,7 +112,7 @@ def _dropout(config: ModelConfig, gates: int) -> tuple[nn.ModuleDict, Dropout]:
     """Return dropout by place, and that of the recurrent connection."""
     rates = config.dropout_rates
     if config.dropout_on != "variational":
-        places = {place: Dropout(getattr(rates, place)) for place in NON_RECURRENT}
+        places = {place: Dropout(getattr(rates, place)) for place in PLACES["non-recurrent"]}
         return nn.ModuleDict(places), Dropout(rates.recurrent)
     own = gates if config.masks_per_gate else None
     places = {

@@ -19,6 +19,7 @@ from ptb_lm.report.bench_worker import WORDS, Subject
 from ptb_lm.report.timed_process import Spread, timed_process
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
+STOCK_DROPOUT = ("none", "non-recurrent")
 PAPER_PRESETS = ("small", "medium", "large")
 FLOAT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 
@@ -77,6 +78,12 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     config = subject.config()
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
+    model = config.model
+    if against_stock and (model.cell != "lstm" or model.dropout_on not in STOCK_DROPOUT):
+        raise InputError(
+            f"--against-stock: stock is an LSTM with dropout on the non-recurrent connections, not "
+            f"model.cell = {model.cell!r} with model.dropout_on = {model.dropout_on!r}"
+        )
     limit, bytes_rate = _limits(subject, rounds)
     stocks = {"stock": _stock_command(subject)} if against_stock else {}
     if against_stock and subject.device == "cuda":
@@ -93,7 +100,7 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
         thousands = evaluation.units_of_a_round()
         evaluated = [evaluation.work(thousands) for _ in range(rounds)]
 
-    model, options = config.model, config.training
+    options = config.training
     recurrent_bytes = 4 * model.hidden_size**2 * model.layers * FLOAT_BYTES[subject.precision]
     return BenchRow(
         **asdict(subject),
@@ -190,7 +197,7 @@ def _stock_command(subject: Subject) -> list[str]:
         "layers": model.layers,
         "streams": training.batch_size,
         "steps": training.unrolled_steps,
-        "dropout": model.dropout,
+        "dropout": model.dropout_rates.between,
         "clip": training.clip_norm,
         "init-range": model.init_range,
         "device": subject.device,

@@ -173,7 +173,7 @@ def _draw_perplexity(axes: "Axes", curves: Sequence[Curve], group: Group) -> Non
     foreground = [Curve.of(run) for run in group.finished if run.epochs] or list(curves)
     count = len(foreground)
     mean = f", mean of {count} seeds" if count > 1 else ""
-    dropout = ", with dropout" if group.config.model.dropout else ""
+    dropout = ", with dropout" if group.config.model.has_dropout else ""
     kinds = (
         ("train", f"training{dropout}{mean}", TRAIN_COLOUR, "--"),
         ("valid", f"validation{mean}", VALID_COLOUR, "-"),

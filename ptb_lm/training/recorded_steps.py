@@ -51,13 +51,11 @@ class RecordedSteps:
         self.latest = torch.zeros(3, dtype=torch.float64, device=device)
         self.update_rate = torch.zeros((), device=device)
         self.without_update = torch.zeros((), device=device)  # 1 where there is to be none
-        # Its gradient is sparse, and not for the fused kernel, if it is not the softmax's as well.
-        self.embedding = cast(nn.Parameter, self.network.embedding.weight)
-        dense = [
-            each
-            for each in self.network.parameters()
-            if self.network.config.tied or each is not self.embedding
-        ]
+        # The fused kernel takes no sparse gradient, such as the embedding's is.
+        embedding = self.network.embedding
+        self.by_rows = [cast(nn.Parameter, embedding.weight)] if embedding.sparse else []
+        taken = {id(weight) for weight in self.by_rows}
+        dense = [weight for weight in self.network.parameters() if id(weight) not in taken]
         self.sgd = fused_sgd(dense, self.update_rate, self.without_update)
         self.replay = record(self._step)
 
@@ -92,15 +90,15 @@ class RecordedSteps:
         logits, hidden = network(inputs, self.hidden)  # (T, B, V)
         objective = window_objective(logits, targets)
         objective.backward()  # type: ignore[no-untyped-call]
-        if not network.config.tied:
-            self.embedding.grad = merged_rows(cast(Tensor, self.embedding.grad))
+        for weight in self.by_rows:
+            weight.grad = merged_rows(cast(Tensor, weight.grad))
         norm = gradient_norm(network.parameters())
         self._note(objective.detach(), norm)
         self.update_rate.copy_(self.rate * clip_factor_on_device(norm, training.clip_norm))
         self.sgd.step()
         self.sgd.zero_grad()
-        if not network.config.tied:
-            add_rows_(self.embedding, self.update_rate, self.without_update)
+        for weight in self.by_rows:
+            add_rows_(weight, self.update_rate, self.without_update)
         if training.weight_decay:
             self._decay(training.weight_decay)
         copy_state_(self.hidden, hidden)
