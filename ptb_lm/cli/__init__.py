@@ -1,0 +1,11 @@
+"""The command line: options in, one function of the package called, results out.
+
+A module holds a command or a few that belong together. What imports torch is imported inside the
+command that needs it, so that ``--help`` and the commands that only read text answer at once.
+"""
+
+# In the order of --help.
+from ptb_lm.cli import data, train, evaluate, generate, report, bench, config  # isort: skip
+from ptb_lm.cli.app import app
+
+__all__ = ["app", "bench", "config", "data", "evaluate", "generate", "report", "train"]

@@ -1,0 +1,46 @@
+"""What every command shares: the program, the options of several commands, the two streams."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ptb-lm",
+    no_args_is_help=True,
+    help="Train and evaluate recurrent language models; reproduce arXiv 1409.2329 on PTB.",
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Data folder; default $PTB_LM_DATA_DIR, else ./data."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, test.txt."),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options of every command; --debug is read where errors are printed."""
+
+
+def show(result: str) -> None:
+    """Write a result to standard output."""
+    sys.stdout.write(result + "\n")
+
+
+def say(message: str) -> None:
+    """Write a word on progress to standard error."""
+    sys.stderr.write(message + "\n")

@@ -1,0 +1,39 @@
+"""``ptb-lm bench``."""
+
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import AsJson, Device, Precision, app, say, show
+from ptb_lm.strict_json import to_json
+
+
+@app.command("bench")
+def bench_command(
+    presets: Annotated[
+        list[str] | None, typer.Argument(metavar="[PRESET...]", help="Default: the paper's three.")
+    ] = None,
+    device: Device = None,
+    precision: Precision = None,
+    against_stock: Annotated[
+        bool, typer.Option("--against-stock", help="Alternate with benchmarks/stock.py.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Of two seconds; the median counts.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Time this machine: words per second of each preset beside the machine's own limit."""
+    from ptb_lm.config import resolve
+    from ptb_lm.report.bench import PAPER_PRESETS, bench, bench_json, bench_table
+    from ptb_lm.report.bench_worker import Subject
+    from ptb_lm.training.environment import choose_device, describe_environment, settled
+
+    chosen = choose_device(device or "auto")
+    options = {"device": chosen.type, "precision": precision or "auto"}
+    rows = []
+    for preset in presets or PAPER_PRESETS:
+        run = settled(resolve(preset, options=options)).run
+        subject = Subject(preset, run.device, run.precision)
+        say(f"{preset} on {subject.device}, {subject.precision} …")
+        rows.append(bench(subject, against_stock=against_stock, rounds=rounds))
+    environment = describe_environment(chosen)
+    show(to_json(bench_json(rows, environment)) if as_json else bench_table(rows))

@@ -1,0 +1,39 @@
+"""``ptb-lm report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import AsJson, app, say, show
+from ptb_lm.strict_json import to_json
+
+
+@app.command("report")
+def report_command(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Run folders; default: those in ./results."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write Markdown, JSON, HTML and the curves there."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set runs beside the paper's table: seeds, averages, learning curves; no model is loaded."""
+    from ptb_lm.report.comparison import compare
+    from ptb_lm.report.evidence import read_runs
+    from ptb_lm.report.markdown import report_markdown
+    from ptb_lm.report.output import write_report
+    from ptb_lm.report.record import report_record
+
+    comparison = compare(read_runs(runs or [], Path("results")))
+    files = [] if out is None else write_report(comparison, out)
+    written = f"{out}: {', '.join(file.name for file in files)}"
+    if as_json:
+        show(to_json(report_record(comparison)))
+        if files:
+            say(written)
+    else:
+        show(written if files else report_markdown(comparison, {}))

@@ -1,0 +1,77 @@
+"""``ptb-lm train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, say, show
+from ptb_lm.errors import InputError
+from ptb_lm.stop import StopFlag
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str | None, typer.Option(help="A preset's name or a TOML file; see `config list`.")
+    ] = None,
+    data: DataName = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/CONFIG-seedN.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and dropout; default 1.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="The same bits each time on CUDA too.")
+    ] = None,
+    assignments: Assignments = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Stop, resumable, after this many steps in all.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in an existing run folder.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a model and print its validation and test perplexity beside the paper's."""
+    from ptb_lm.config import resolve
+    from ptb_lm.corpus.load import data_directory
+
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite: choose one: go on, or begin anew")
+    if config is None and resume and run_dir is not None and (run_dir / "config.toml").exists():
+        config = str(run_dir / "config.toml")
+    if config is None:
+        raise InputError("--config: missing; name a preset or file; see `ptb-lm config list`")
+    options = {
+        "data": data,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "deterministic": deterministic,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    resolved = resolve(config, assignments, given)
+
+    with StopFlag() as stop:
+        from ptb_lm.evaluation.evaluate import score_finished_run
+        from ptb_lm.report.summary import run_summary
+        from ptb_lm.training.environment import settled
+        from ptb_lm.training.loop import train as train_run
+        from ptb_lm.training.run import open_run
+
+        data_folder = data_directory(data_dir)
+        folder = run_dir or Path("runs") / settled(resolved).run_name
+        with open_run(
+            resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
+        ) as run:
+            if run.finished:
+                rest = "there is nothing to do" if run.folder.is_scored else "scoring it"
+                say(f"{folder}: finished already; {rest}.")
+            train_run(run, stop, max_steps)
+            if run.finished:
+                show(run_summary(run, score_finished_run(run, stop)))
