@@ -13,6 +13,7 @@ PACKAGE = Path(ptb_lm.__file__).parent
 
 # From the top: a room may import those below it, and its own modules.
 ROOMS = [
+    "__init__",
     "__main__",
     "cli",
     "report",
@@ -26,7 +27,7 @@ ROOMS = [
     "strict_json",
     "stop",
     "errors",
-    "__init__",
+    "version",
 ]
 
 

@@ -35,31 +35,30 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Print the perplexity of each checkpoint and, for several, of their average."""
-    from ptb_lm.corpus.load import data_directory
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
     from ptb_lm.evaluation.scores import result_table
     from ptb_lm.evaluation.scores import save_scores as write_scores
+    from ptb_lm.evaluation.ways import USUAL, monte_carlo
     from ptb_lm.report.summary import evaluation_summary
 
-    request = EvaluationRequest.of(split, text, protocol, mc_samples)
+    request = EvaluationRequest.of(split, text, protocol, data_dir)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
+    ways = [USUAL, *([monte_carlo(mc_samples)] if mc_samples else [])]
     with StopFlag() as stop:
-        members, sampled, configs = evaluate_checkpoints(
-            checkpoints, request, data_directory(data_dir), device or "auto", stop
-        )
+        members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
-            write_scores((sampled or members)[0], save_scores)
+            write_scores(members[-1][0], save_scores)
     if as_json:
-        result = result_table(members)
-        if sampled:
-            result["monte_carlo"] = {"samples": mc_samples, **result_table(sampled)}
+        result = result_table(members[0])
+        for way, scores in zip(ways[1:], members[1:], strict=True):
+            result[way.key] = {**way.settings, **result_table(scores)}
         show(to_json(result))
         return
-    show(evaluation_summary(members, configs))
-    if sampled:
-        show(f"by the mean probability of {mc_samples:,} passes with dropout:")
-        show(evaluation_summary(sampled, configs))
+    show(evaluation_summary(members[0], configs))
+    for way, scores in zip(ways[1:], members[1:], strict=True):
+        show(f"{way.title}:")
+        show(evaluation_summary(scores, configs))
 
 
 @app.command()

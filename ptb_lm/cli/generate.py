@@ -23,18 +23,14 @@ def generate(
 
     from ptb_lm.corpus.text import EOS, from_command_line
     from ptb_lm.evaluation.generate import generate as sample
-    from ptb_lm.model.libraries import set_libraries
-    from ptb_lm.training.checkpoint import load_checkpoint
-    from ptb_lm.training.environment import choose_device
+    from ptb_lm.evaluation.trained import load
 
-    loaded = load_checkpoint(checkpoint)
-    set_libraries(loaded.config.run.precision)
-    network = loaded.network().to(choose_device(device or "auto"))
+    model = load(checkpoint, device or "auto")
     generator = torch.Generator().manual_seed(seed)
     start = from_command_line(prompt).split()
     sys.stdout.write(" ".join(start))
     space = " " if start else ""
-    for word in sample(network, loaded.vocabulary, start, words, temperature, generator):
+    for word in sample(model, start, words, temperature, generator):
         sys.stdout.write("\n" if word == EOS else space + word)
         sys.stdout.flush()
         space = "" if word == EOS else " "

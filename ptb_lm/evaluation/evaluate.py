@@ -4,14 +4,12 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import BUILT_IN, SPLITS, load_corpus
+from ptb_lm.corpus.load import BUILT_IN, SPLITS, data_directory, load_corpus
 from ptb_lm.corpus.text import from_command_line, read_words
 from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
 from ptb_lm.errors import InputError
@@ -23,17 +21,11 @@ from ptb_lm.evaluation.scores import (
     save_scores,
     text_sha256,
 )
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.evaluation.trained import TrainedModel, load
+from ptb_lm.evaluation.ways import USUAL, Way
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.scoring import (
-    Scorer,
-    monte_carlo_log_probabilities,
-    target_log_probabilities,
-)
+from ptb_lm.model.scoring import Scorer, target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
-from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
-from ptb_lm.training.environment import choose_device
-from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
@@ -131,17 +123,20 @@ def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate on, and how: a split of the checkpoint's own data, or a text file."""
+    """What to evaluate on, and how: a split of the model's own data, or a text file."""
 
     split: str
     text: Path | None
     protocol: str
-    mc_samples: int
-    """Passes under dropout, whose mean probability stands beside the usual score; 0 for none."""
+    data_dir: Path
 
     @classmethod
     def of(
-        cls, split: str | None, text: Path | None, protocol: str | None, mc_samples: int
+        cls,
+        split: str | None,
+        text: Path | None,
+        protocol: str | None,
+        data_dir: Path | None,
     ) -> "EvaluationRequest":
         """Fill in what was not asked for: the test split, and the paper's protocol of a split.
 
@@ -154,96 +149,112 @@ class EvaluationRequest:
             raise InputError(f"--split {split}: expected {', '.join(SPLITS)}")
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
+        directory = data_directory(data_dir)
         if text is not None:
             name = f"text {from_command_line(text.name)}"
-            return cls(name, text, protocol or "stream", mc_samples)
+            return cls(name, text, protocol or "stream", directory)
         split = split or "test"
-        return cls(split, None, protocol or PAPER_PROTOCOL[split], mc_samples)
+        return cls(split, None, protocol or PAPER_PROTOCOL[split], directory)
+
+
+def evaluate(
+    model: TrainedModel,
+    split: str | None = None,
+    *,
+    text: Path | str | None = None,
+    protocol: str | None = None,
+    data_dir: Path | str | None = None,
+    way: Way = USUAL,
+    stop: StopFlag = NEVER,
+) -> Scores:
+    """Score a text with a model; ``evaluate(model).perplexity`` is the paper's test figure.
+
+    Args:
+        model: see :func:`~ptb_lm.evaluation.trained.load`.
+        split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on.
+        text: a file of another text, instead of a split.
+        protocol: ``stream`` or ``columns``; by default the paper's for the split.
+        data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
+        way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
+        stop: looked at before each window.
+
+    Returns:
+        ln p of each target, with what it was made from.
+
+    Raises:
+        InputError: the text or the data is not there or not right, or the way is not the model's.
+        PtbLmError: memory does not suffice.
+        Stopped: a signal came.
+    """
+    file = None if text is None else Path(text)
+    directory = None if data_dir is None else Path(data_dir)
+    request = EvaluationRequest.of(split, file, protocol, directory)
+    return _evaluate(model, request, way, stop)
 
 
 def evaluate_checkpoints(
     paths: Sequence[Path],
     request: EvaluationRequest,
-    data_dir: Path,
+    ways: Sequence[Way],
     device: str,
     stop: StopFlag = NEVER,
-) -> tuple[list[Scores], list[Scores], list[Config]]:
-    """Score one text with each checkpoint.
+) -> tuple[list[list[Scores]], list[Config]]:
+    """Score one text with each checkpoint, in each way.
 
     Returns:
-        for each checkpoint its scores; where passes with dropout are asked for, the scores of
-        their mean probability; and its config.
+        for each way the scores by each checkpoint, and the checkpoints' configs.
 
     Raises:
-        InputError: a checkpoint, the text or the data is not there or not right, or the
-            checkpoints' vocabularies differ, so that their figures could not be compared.
+        InputError: as :func:`evaluate` does, or the checkpoints' vocabularies differ, so that
+            their figures could not be compared.
         PtbLmError: memory does not suffice.
         Stopped: a signal came.
     """
-    torch_device = choose_device(device)
-    members: list[Scores] = []
-    sampled: list[Scores] = []
-    configs: list[Config] = []
-    first: Checkpoint | None = None
+    members: list[list[Scores]] = [[] for _ in ways]
+    configs = []
+    vocabulary: Vocabulary | None = None
     for path in paths:
-        checkpoint = load_checkpoint(path)
-        first = first or checkpoint
-        if checkpoint.vocabulary.sha256 != first.vocabulary.sha256:
+        model = load(path, device)
+        vocabulary = vocabulary or model.vocabulary
+        if model.vocabulary.sha256 != vocabulary.sha256:
             raise InputError(
-                f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
-                f"{paths[0]} ({len(first.vocabulary):,} words); evaluate them one at a time"
+                f"{path}: its vocabulary ({len(model.vocabulary):,} words) is not that of "
+                f"{paths[0]} ({len(vocabulary):,} words); evaluate them one at a time"
             )
-        if request.mc_samples and not checkpoint.config.model.has_dropout:
-            raise InputError(f"--mc-samples: {path} was trained without dropout; nothing to sample")
-        tokens = _tokens(checkpoint, path, request, data_dir, stop)
-        text = scored_text(
-            checkpoint.vocabulary,
-            tokens,
-            split=request.split,
-            protocol=request.protocol,
-            batch_size=checkpoint.config.training.batch_size,
-        )
-        with memory_errors_explained(checkpoint.config, "nothing was written"):
-            set_libraries(checkpoint.config.run.precision)
-            network = checkpoint.network().to(torch_device)
-            members.append(score_text(network, tokens, text, str(path), stop))
-            if request.mc_samples:
-                sampler = _sampler(checkpoint.config, request.mc_samples)
-                sampled.append(score_text(network, tokens, text, str(path), stop, sampler))
-        configs.append(checkpoint.config)
-    return members, sampled, configs
+        for way, scores in zip(ways, members, strict=True):
+            scores.append(_evaluate(model, request, way, stop))
+        configs.append(model.config)
+    return members, configs
 
 
-def _sampler(config: Config, mc_samples: int) -> Scorer:
-    """Return the scoring by passes with dropout, from the run's own seed: a figure comes again."""
-    torch.manual_seed(config.run.seed)
-    return partial(
-        monte_carlo_log_probabilities,
-        samples=mc_samples,
-        unrolled_steps=config.training.unrolled_steps,
+def _evaluate(model: TrainedModel, request: EvaluationRequest, way: Way, stop: StopFlag) -> Scores:
+    scorer = way.scorer(model)
+    tokens = _tokens(model, request, stop)
+    described = scored_text(
+        model.vocabulary,
+        tokens,
+        split=request.split,
+        protocol=request.protocol,
+        batch_size=model.config.training.batch_size,
     )
+    with model.at_work() as network:
+        return score_text(network, tokens, described, model.name, stop, scorer)
 
 
-def _tokens(
-    checkpoint: Checkpoint,
-    path: Path,
-    request: EvaluationRequest,
-    data_dir: Path,
-    stop: StopFlag,
-) -> TokenIds:
-    """Return the text to score, in the checkpoint's indices."""
+def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:
+    """Return the text to score, in the model's indices."""
     if request.text is not None:
-        return _tokens_of_file(checkpoint.vocabulary, request.text)
-    data = checkpoint.config.run.data
+        return _tokens_of_file(model.vocabulary, request.text)
+    data = model.config.run.data
     if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
         raise InputError(
-            f"{path}: it was trained on the folder {data}, which is not here; evaluate it from the "
-            "folder that the run was started in, or use --text FILE"
+            f"{model.name}: it was trained on the folder {data}, which is not here; evaluate it "
+            "from the folder that the run was started in, or use --text FILE"
         )
-    corpus = load_corpus(data, data_dir, stop)
-    if corpus.vocabulary.sha256 != checkpoint.vocabulary.sha256:
+    corpus = load_corpus(data, request.data_dir, stop)
+    if corpus.vocabulary.sha256 != model.vocabulary.sha256:
         raise InputError(
-            f"{path}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of the "
+            f"{model.name}: its vocabulary ({len(model.vocabulary):,} words) is not that of the "
             f"data {corpus.name} ({len(corpus.vocabulary):,} words); use --text FILE to evaluate "
             "it on another text"
         )

@@ -77,6 +77,11 @@ class Scores:
     text: ScoredText
     log_probabilities: NDArray[np.float32]
 
+    @property
+    def perplexity(self) -> float:
+        """Over all of the targets."""
+        return figure(self.log_probabilities).perplexity
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy
 import torch
 
-import ptb_lm
 from ptb_lm.config import Config
 from ptb_lm.errors import InputError
+from ptb_lm.version import __version__
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,7 +46,7 @@ def settled(config: Config) -> Config:
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:
     """Describe this program, machine and device, for ``environment.json``."""
     return {
-        "ptb_lm": ptb_lm.__version__,
+        "ptb_lm": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -36,7 +36,7 @@ import os, resource, sys
 place, nth, megabytes = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 
 from ptb_lm import __main__, stop
-from ptb_lm.evaluation import evaluate
+from ptb_lm.evaluation import evaluate, trained
 import ptb_lm.report.summary
 from ptb_lm.model import network
 from ptb_lm.training import loop, run, steps
@@ -56,7 +56,7 @@ module, name = {
     "saving": (run.Run, "save"),
     "validation": (loop, "validation_perplexity"),
     "scoring": (evaluate, "score_text"),
-    "loading": (evaluate, "load_checkpoint"),
+    "loading": (trained, "load_checkpoint"),
 }[place]
 original, calls = getattr(module, name), 0
 
