@@ -62,16 +62,20 @@ def train(
         from ptb_lm.report.summary import run_summary
         from ptb_lm.training.environment import settled
         from ptb_lm.training.loop import train as train_run
-        from ptb_lm.training.run import open_run
+        from ptb_lm.training.shared_run import open_shared_run
+        from ptb_lm.training.world import joined_world
 
         data_folder = data_directory(data_dir)
         folder = run_dir or Path("runs") / settled(resolved).run_name
-        with open_run(
-            resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
-        ) as run:
-            if run.finished:
+        with (
+            joined_world(resolved.run.device) as world,
+            open_shared_run(
+                resolved, data_folder, folder, world, stop, resume=resume, overwrite=overwrite
+            ) as run,
+        ):
+            if run.finished and world.is_first:
                 rest = "there is nothing to do" if run.folder.is_scored else "scoring it"
                 say(f"{folder}: finished already; {rest}.")
             train_run(run, stop, max_steps)
-            if run.finished:
+            if run.finished and world.is_first:
                 show(run_summary(run, score_finished_run(run, stop)))

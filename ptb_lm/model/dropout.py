@@ -8,17 +8,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ptb_lm.model.share import Share
+
 
 class Dropout(nn.Module):
     """Dropout D of the paper: each value is zero with probability p, else divided by 1 - p.
 
     It is ``nn.Dropout`` with masks drawn from uniform numbers in float32, which on a CPU takes a
     third of the time of PyTorch's own draw.
+
+    Attributes:
+        p: the probability of being dropped.
+        share: where several processes share a batch, the streams that are computed here. The
+            masks are drawn for all of them, so that they are those of one process.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.share: Share | None = None
 
     @property
     def acts(self) -> bool:
@@ -33,10 +41,21 @@ class Dropout(nn.Module):
         """Draw a mask for x, (T, B, H): other factors at every step."""
         return self.factors(x.shape, x)
 
-    def factors(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Draw factors of 0 and 1 / (1 - p), of the type and device of another tensor."""
+    def factors(self, shape: Sequence[int], like: Tensor, streams_dim: int = -2) -> Tensor:
+        """Draw factors of 0 and 1 / (1 - p), of the type and device of another tensor.
+
+        Args:
+            shape: of the factors.
+            like: the other tensor.
+            streams_dim: which dimension is B.
+        """
         dtype = torch.promote_types(like.dtype, torch.float32)  # of bfloat16 there are too few
-        kept = torch.rand(tuple(shape), dtype=dtype, device=like.device) < 1 - self.p
+        of_all = list(shape)
+        if self.share is not None:
+            of_all[streams_dim] = self.share.total
+        kept = torch.rand(of_all, dtype=dtype, device=like.device) < 1 - self.p
+        if self.share is not None:
+            kept = self.share.of(kept, streams_dim)
         return kept.to(like.dtype).div_(1 - self.p)
 
 
@@ -66,5 +85,5 @@ class WordDropout(Dropout):
         """Return embedded words (T, B, H), in training mode some of the words (T, B) as zero."""
         if not self.acts:
             return embedded
-        of_types = self.factors((vocabulary_size, words.shape[1]), embedded)  # (V, B)
+        of_types = self.factors((vocabulary_size, words.shape[1]), embedded, -1)  # (V, B)
         return embedded * of_types.gather(0, words).unsqueeze(2)

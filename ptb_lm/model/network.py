@@ -14,6 +14,7 @@ from ptb_lm.model.cells import CELLS, State, cell_step
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.libraries import require_headroom
+from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 
 
@@ -97,6 +98,12 @@ class LanguageModel(nn.Module):
         return [
             tuple(weight.new_zeros(shape) for _ in range(self.cell.states)) for _ in self.layers
         ]
+
+    def take_share(self, share: Share) -> None:
+        """Draw masks for all streams of a batch, and keep those of a share."""
+        for module in self.modules():
+            if isinstance(module, Dropout):
+                module.share = share
 
     def weights(self) -> dict[str, Tensor]:
         """Return the parameters by their names in a checkpoint, a tied one once."""

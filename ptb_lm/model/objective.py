@@ -11,7 +11,7 @@ from torch import Tensor
 from ptb_lm.model.libraries import require_headroom
 
 
-def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
+def window_objective(logits: Tensor, targets: Tensor, streams: int | None = None) -> Tensor:
     """Return the NLL summed over the T steps and averaged over the B streams.
 
     The paper's learning rate of 1.0 and its clip act on this sum, as its published code has it.
@@ -21,12 +21,13 @@ def window_objective(logits: Tensor, targets: Tensor) -> Tensor:
         logits: (T, B, V). Overwritten, as they are the largest tensor of a step: by their
             softmax, and that in the backward pass by their gradient.
         targets: int64 (T, B).
+        streams: B, where the targets are of some of the streams alone; the objectives of all then
+            add up to that of the batch.
     """
-    streams = targets.shape[1]
     nll_sum: Tensor = _SummedNll.apply(  # type: ignore[no-untyped-call]
         logits.flatten(0, 1), targets.flatten()
     )
-    return nll_sum / streams
+    return nll_sum / (streams or targets.shape[1])
 
 
 class _SummedNll(torch.autograd.Function):

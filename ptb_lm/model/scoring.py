@@ -17,6 +17,7 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.padding import copy_state_
 from ptb_lm.model.recording import record
+from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState, first_streams
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -32,7 +33,11 @@ ScoreWindow = Callable[[Tensor, HiddenState], tuple[Tensor, HiddenState]]
 
 @torch.no_grad()
 def target_log_probabilities(
-    network: LanguageModel, tokens: TokenIds, streams: int, stop: StopFlag = NEVER
+    network: LanguageModel,
+    tokens: TokenIds,
+    streams: int,
+    stop: StopFlag = NEVER,
+    share: Share | None = None,
 ) -> Tensor:
     """Score each token of a text but the first, given all before it in its column.
 
@@ -43,9 +48,11 @@ def target_log_probabilities(
         tokens: the text, (N,).
         streams: B columns; 1 is the paper's test protocol.
         stop: looked at before each window.
+        share: where several processes share the columns, those that are scored here.
 
     Returns:
-        ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
+        ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU; zero where
+        another process scores them.
 
     Raises:
         InputError: the text has fewer targets than streams.
@@ -54,7 +61,7 @@ def target_log_probabilities(
     require_columns(len(tokens), streams)
     max_steps = max(1, TARGETS_PER_WINDOW // streams)
     with _in_mode(network, training=False):
-        return _score_text(network, tokens, (max_steps, streams), stop)
+        return _score_text(network, tokens, max_steps, share or Share(0, streams, streams), stop)
 
 
 @torch.no_grad()
@@ -88,28 +95,32 @@ def monte_carlo_log_probabilities(
     """
     require_columns(len(tokens), streams)
     total = torch.full((len(tokens) - 1,), -torch.inf, dtype=torch.float64)
-    shape = (unrolled_steps, streams)
+    every = Share(0, streams, streams)
     with _in_mode(network, training=True):
         for _ in range(samples):
-            torch.logaddexp(total, _score_text(network, tokens, shape, stop).double(), out=total)
+            log_p = _score_text(network, tokens, unrolled_steps, every, stop)
+            torch.logaddexp(total, log_p.double(), out=total)
     return total - math.log(samples)
 
 
 def _score_text(
-    network: LanguageModel, tokens: TokenIds, shape: tuple[int, int], stop: StopFlag
+    network: LanguageModel, tokens: TokenIds, max_steps: int, share: Share, stop: StopFlag
 ) -> Tensor:
-    """Score a text in the mode that the network is in, in windows of (T, B), by one pass."""
-    max_steps, streams = shape
+    """Score a text in the mode that the network is in, by one pass."""
+    shape = (max_steps, share.streams)
     device = network.softmax.weight.device
     text = torch.from_numpy(tokens.astype("int64")).to(device)
-    scores = torch.empty(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
-    hidden = network.zero_state(streams)
+    scores = torch.zeros(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
+    hidden = network.zero_state(share.streams)
     score: ScoreWindow = partial(_score_window, network, text)
     score_whole = score
-    if recording_pays(device, windows=len(scores) // (max_steps * streams)):
+    if recording_pays(device, windows=len(scores) // (max_steps * share.total)):
         score_whole = _recorded(score, shape, hidden)
-    for places in evaluation_windows(len(scores), streams, max_steps):  # (T, B)
+    for places in evaluation_windows(len(scores), share.total, max_steps):  # (T, B)
         stop.check()
+        places = share.of(places, dim=1)
+        if not places.numel():
+            continue
         score_this = score_whole if places.shape == shape else score
         places = places.to(device)
         scores[places], hidden = score_this(places, first_streams(hidden, places.shape[1]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy
 import torch
+import torch.distributed as dist
 
 from ptb_lm.config import Config
 from ptb_lm.errors import InputError
@@ -56,6 +57,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int | None]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
     }
 
 

@@ -38,20 +38,21 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
     if run.finished or (max_steps is not None and run.step >= max_steps):
         return
     network.train()
+    stop = run.world.shared(stop)
     steps = steps_of(run)
     with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
             progress.epoch_begins()
             rate = learning_rate(training, state.epochs_done + 1)
             if state.windows_done == 0:
-                state.hidden = network.zero_state(training.batch_size)
+                state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
                 count = min(steps.stride, _steps_to_next_record(run, max_steps))
                 norm = steps.take(count, rate)
                 progress.steps_are_done(count)
                 if run.step % run.config.run.log_steps == 0:
-                    run.folder.append_metrics({**_record(run, rate), "gradient_norm": norm})
-                if run.checkpoint_is_due:
+                    run.record_metrics({**_record(run, rate), "gradient_norm": norm})
+                if run.world.first_says(run.checkpoint_is_due):
                     run.save()
                 if run.step == max_steps:
                     return
@@ -67,7 +68,8 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
         Stopped: a signal came.
     """
     tokens = run.corpus.splits["valid"]
-    scores = target_log_probabilities(run.network, tokens, run.config.training.batch_size, stop)
+    scores = target_log_probabilities(run.network, tokens, run.share.total, stop, run.share)
+    run.world.sum_(scores)
     nll = nll_sum(scores)
     if not math.isfinite(nll):
         raise run.diverged(f"after step {run.step:,} the NLL of the validation text is {nll}")
@@ -76,7 +78,8 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
 
 def steps_of(run: Run) -> Steps:
     """Return the fastest way to make the steps of a run on its device."""
-    return EagerSteps(run) if run.columns.device.type == "cpu" else RecordedSteps(run)
+    eager = run.columns.device.type == "cpu" or run.world.size > 1
+    return EagerSteps(run) if eager else RecordedSteps(run)
 
 
 def _steps_to_next_record(run: Run, max_steps: int | None) -> int:
@@ -116,7 +119,7 @@ def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> 
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
     state.epoch_is_done(valid_perplexity, time.perf_counter() - began)
     progress.epoch_is_done(record)
-    run.folder.append_metrics({**record, "seconds": state.seconds})
+    run.record_metrics({**record, "seconds": state.seconds})
     if state.best_epoch == state.epochs_done:
         run.save_best()
     run.save()

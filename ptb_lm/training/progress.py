@@ -18,7 +18,8 @@ class Progress:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=None)
+        hidden = None if run.world.is_first else True  # None: unless this is a terminal
+        self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden)
 
     def __enter__(self) -> "Progress":
         return self

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel, parameter_count
+from ptb_lm.model.share import Share
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import (
     Checkpoint,
@@ -26,9 +27,10 @@ from ptb_lm.training.checkpoint import (
 )
 from ptb_lm.training.environment import choose_device, describe_environment, settled
 from ptb_lm.training.memory import memory_errors_explained
-from ptb_lm.training.run_folder import RunFolder
+from ptb_lm.training.run_folder import Record, RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError
+from ptb_lm.training.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ class Run:
     """All that a training works on.
 
     Attributes:
-        columns: the training text as int64 (N // B, B) on the device.
+        columns: the training text as int64 (N // B, B) on the device; where several processes
+            share the training, this one's columns of it.
         windows: windows, and so steps, of an epoch.
         state: where it stands, beside the weights.
         saved_at: when ``last.pt`` was written or read, on the clock ``time.monotonic``.
         saved_step: the step it stands at; None while there is none.
+        world: the processes that share the training, of which the first has the folder. Whatever
+            one of them saves or records, all have to call.
+        share: which of the B streams are computed here.
     """
 
     config: Config
@@ -54,6 +60,11 @@ class Run:
     state: TrainingState = field(default_factory=TrainingState)
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
+    world: World = ALONE
+    share: Share = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.share = self.world.share(self.config.training.batch_size)
 
     @property
     def step(self) -> int:
@@ -84,6 +95,11 @@ class Run:
             "training.learning_rate or training.clip_norm"
         )
 
+    def record_metrics(self, record: Record) -> None:
+        """Add a line to the metrics."""
+        if self.world.is_first:
+            self.folder.append_metrics(record)
+
     def save(self) -> None:
         """Write ``last.pt``: this moment, complete. What stood there becomes ``previous.pt``.
 
@@ -91,16 +107,20 @@ class Run:
             PtbLmError: it could not be written, or the weights are not numbers: a checkpoint
                 that is no good never replaces one that is.
         """
-        self.folder.flush_metrics()
         checkpoint = self._checkpoint()
-        checkpoint.state = self.state
+        checkpoint.state = replace(self.state, hidden=self.world.all_streams(self.state.hidden))
         checkpoint.random_states = random_states()
-        save_checkpoint(checkpoint, self.folder.last, previous=self.folder.previous)
+        if self.world.is_first:
+            self.folder.flush_metrics()
+            save_checkpoint(checkpoint, self.folder.last, previous=self.folder.previous)
+        self.world.wait()  # nobody goes away, or on, without it
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def save_best(self) -> None:
         """Write ``best.pt``: the weights alone."""
-        save_checkpoint(self._checkpoint(), self.folder.best)
+        checkpoint = self._checkpoint()
+        if self.world.is_first:
+            save_checkpoint(checkpoint, self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:
         extremes = [
@@ -146,7 +166,7 @@ def open_run(
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
         set_libraries(config.run.precision, deterministic=config.run.deterministic)
         corpus = load_corpus(config.run.data, data_dir, stop)
-        run = _new_run(config, corpus, folder, device)
+        run = new_run(config, corpus, folder, device)
         begins_anew = not (resume and folder.resumable)
         if begins_anew:
             folder.require_space(_checkpoint_bytes(run))
@@ -172,7 +192,7 @@ def open_run(
             yield run
 
 
-def _new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.device) -> Run:
+def new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.device) -> Run:
     """Build a run at its beginning; nothing is written."""
     training = config.training
     columns = training_columns(corpus.splits["train"], training.batch_size, training.unrolled_steps)

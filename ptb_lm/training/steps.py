@@ -39,7 +39,11 @@ class Steps(Protocol):
 
 
 class EagerSteps:
-    """Steps in the order that the paper's section 4 tells."""
+    """Steps in the order that the paper's section 4 tells.
+
+    Where several processes share the streams, each has its columns B / n wide, and the sum over
+    all is made before the clip: the gradient of the whole batch.
+    """
 
     stride = 1
 
@@ -55,18 +59,20 @@ class EagerSteps:
     def _step(self, rate: float) -> Tensor:
         training, network, state = self.run.config.training, self.run.network, self.run.state
         began = time.perf_counter()
-        columns, streams = self.run.columns, training.batch_size
-        inputs, targets = training_window(columns, state.windows_done, training.unrolled_steps)
+        columns, streams, steps = self.run.columns, training.batch_size, training.unrolled_steps
+        inputs, targets = training_window(columns, state.windows_done, steps)
         logits, hidden = network(inputs, state.hidden)  # (T, B, V)
-        objective = window_objective(logits, targets)
+        objective = window_objective(logits, targets, streams)
         objective.backward()  # type: ignore[no-untyped-call]
+        self.run.world.sum_gradients_(network.parameters())
+        self.run.world.sum_(objective.detach())
         norm = gradient_norm(network.parameters())
         require_finite(self.run, rate, objective, norm)
         update_rate = rate * clip_factor(norm, training.clip_norm)
         sgd_step_(network.parameters(), update_rate, training.weight_decay)
         nll_sum = objective.item() * streams  # waits for the device
         seconds = time.perf_counter() - began
-        state.windows_are_done(1, nll_sum, targets.numel(), detach(hidden), seconds)
+        state.windows_are_done(1, nll_sum, steps * streams, detach(hidden), seconds)
         return norm
 
 

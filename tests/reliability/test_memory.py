@@ -49,7 +49,7 @@ def limit():
 
 module, name = {
     "corpus": (run, "load_corpus"),
-    "building": (run, "_new_run"),
+    "building": (run, "new_run"),
     "taking up": (run, "_take_up"),
     "forward": (steps, "training_window"),
     "backward": (steps, "window_objective"),

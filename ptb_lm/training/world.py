@@ -1,0 +1,283 @@
+"""The processes that share a training under ``torchrun``, and all that they say to one another.
+
+The B streams are independent of each other: each process has some of them, and what they have in
+common, the sum of their gradients, is made before the clip. So any number of processes computes
+what one does, but for the order in which numbers are added.
+
+Shapes: B streams, H hidden units, N words of the windows of one process.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.model.share import Share
+from ptb_lm.model.state import HiddenState
+from ptb_lm.stop import SIGNALS, StopFlag, Stopped
+
+T = TypeVar("T")
+
+TOLD_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+LONGEST_WAIT = timedelta(minutes=30)
+"""For the others: a validation, a checkpoint or the download of the corpus may lie between."""
+
+
+class World:
+    """The processes of a training: here a single one, which waits for nobody.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that reads and writes the run folder."""
+        return self.rank == 0
+
+    def share(self, streams: int) -> Share:
+        """Return which of B streams this process has; the first ones have one more.
+
+        Raises:
+            InputError: there are more processes than streams.
+        """
+        if streams < self.size:
+            raise InputError(
+                f"{self.size} processes for {streams} streams: training.batch_size must be at "
+                "least the number of processes"
+            )
+        each, longer = divmod(streams, self.size)
+        first = self.rank * each + min(self.rank, longer)
+        return Share(first, first + each + (self.rank < longer), streams)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Return to every process what the first one makes.
+
+        Raises:
+            SystemExit: in the others, with its exit code, where it fails; it says why itself.
+        """
+        return make()
+
+    def first_says(self, answer: bool) -> bool:
+        """Return the first process's answer to every process."""
+        return answer
+
+    def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Put the sum of all processes' gradients in the place of each, the same bits in all."""
+
+    def sum_(self, values: Tensor) -> None:
+        """Put the sum of all processes' values in the place of each."""
+
+    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Put the first process's values in the place of the others'."""
+
+    def all_streams(self, hidden: HiddenState) -> HiddenState:
+        """Join the states of all processes' streams: (B, H) each."""
+        return hidden
+
+    def shared(self, stop: StopFlag) -> StopFlag:
+        """Return a flag that is up where that of any process is; all look at it at once."""
+        return stop
+
+    def wait(self) -> None:
+        """Go on when every process has come here."""
+
+
+ALONE = World()
+
+
+class TorchrunWorld(World):
+    """Several processes, connected by :mod:`torch.distributed`."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """See :meth:`World.from_first`."""
+        if not self.is_first:
+            made = self._object_from_first(None)
+            if isinstance(made, _Failure):
+                raise SystemExit(made.exit_code)
+            return cast(T, made)
+        try:
+            value = make()
+        except BaseException as error:
+            self._object_from_first(_Failure(getattr(error, "exit_code", 1)))
+            raise
+        self._object_from_first(value)
+        return value
+
+    def _object_from_first(self, value: Any) -> Any:
+        box = [value]
+        with _connected(self.rank):
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def first_says(self, answer: bool) -> bool:
+        """See :meth:`World.first_says`."""
+        said = torch.tensor(float(answer and self.is_first))
+        self.sum_(said)
+        return bool(said)
+
+    def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """See :meth:`World.sum_gradients_`."""
+        with _connected(self.rank):
+            under_way = []
+            for parameter in parameters:
+                gradient = cast(Tensor, parameter.grad)
+                if gradient.is_sparse:
+                    parameter.grad = self._all_rows(gradient)
+                else:
+                    under_way.append(dist.all_reduce(gradient, async_op=True))
+            for work in under_way:
+                work.wait()
+
+    def _all_rows(self, gradient: Tensor) -> Tensor:
+        """Return a sparse gradient with the rows of all processes, by rank: of V words each.
+
+        It is as small as the windows are, where the dense one has V rows.
+        """
+        (words,), rows = gradient._indices(), gradient._values()  # (N,), (N, H)
+        most = torch.tensor(len(words), device=rows.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        missing = int(most) - len(words)
+        # Of fewer streams there are fewer rows: zeros for the word 0 make up for them.
+        words = torch.cat([words, words.new_zeros(missing)])
+        rows = torch.cat([rows, rows.new_zeros(missing, rows.shape[1])])
+        all_words, all_rows = _gathered(words, self.size), _gathered(rows, self.size)
+        return torch.sparse_coo_tensor(
+            torch.cat(all_words)[None], torch.cat(all_rows), gradient.shape, check_invariants=False
+        )
+
+    def sum_(self, values: Tensor) -> None:
+        """See :meth:`World.sum_`."""
+        with _connected(self.rank):
+            dist.all_reduce(values)
+
+    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+        """See :meth:`World.copy_from_first_`."""
+        with _connected(self.rank):
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def all_streams(self, hidden: HiddenState) -> HiddenState:
+        """See :meth:`World.all_streams`."""
+        with _connected(self.rank):
+            shares: list[Any] = [None] * self.size
+            local = [tuple(part.cpu() for part in layer) for layer in hidden]
+            dist.all_gather_object(shares, local)
+        return [
+            tuple(torch.cat(parts) for parts in zip(*layers, strict=True))
+            for layers in zip(*shares, strict=True)
+        ]
+
+    def shared(self, stop: StopFlag) -> StopFlag:
+        """See :meth:`World.shared`."""
+        return _SharedStopFlag(stop, self)
+
+    def wait(self) -> None:
+        """See :meth:`World.wait`."""
+        with _connected(self.rank):
+            dist.barrier()
+
+
+class _Failure:
+    """What the first process sends in the place of a value that it could not make."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+class _SharedStopFlag(StopFlag):
+    """A flag for work in which every process does as many steps as any other."""
+
+    def __init__(self, own: StopFlag, world: World) -> None:
+        super().__init__()
+        self._own, self._world = own, world
+
+    def check(self) -> None:
+        """Raise Stopped in every process if a signal has come to any."""
+        raised = torch.tensor([float(self._own.signal_number == each) for each in SIGNALS])
+        self._world.sum_(raised)
+        for number, count in zip(SIGNALS, raised.tolist(), strict=True):
+            if count:
+                raise Stopped(number)
+
+
+def _gathered(tensor: Tensor, size: int) -> list[Tensor]:
+    """Return the tensor of each process, all of one shape."""
+    tensors = [torch.empty_like(tensor) for _ in range(size)]
+    dist.all_gather(tensors, tensor.contiguous())
+    return tensors
+
+
+@contextmanager
+def _connected(rank: int) -> Iterator[None]:
+    """Turn the loss of another process into one line.
+
+    Raises:
+        PtbLmError: in place of the error of PyTorch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise PtbLmError(
+            f"process {rank} has lost the others: {_first_line(error)}; start the training again "
+            "with --resume"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """Join the other processes, where ``torchrun`` has started several, and leave them at the end.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``: whether they talk by NCCL or by Gloo.
+        environment: where ``torchrun`` says who is there.
+
+    Raises:
+        InputError: only a part of what ``torchrun`` says is there.
+        PtbLmError: they do not find each other.
+    """
+    if environment.get("WORLD_SIZE", "1") == "1":
+        yield ALONE
+        return
+    missing = [name for name in TOLD_BY_TORCHRUN if name not in environment]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} not set; start "
+            "the training with `torchrun -m ptb_lm train …`, or unset WORLD_SIZE"
+        )
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    # Gloo beside NCCL, as some of what is said is on the CPU.
+    with _connected(int(environment["RANK"])):
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+    world = TorchrunWorld()
+    if not world.is_first:
+        logging.getLogger("ptb_lm").setLevel(logging.WARNING)  # of progress one tells
+    try:
+        yield world
+    except Stopped as stopped:
+        if world.is_first:
+            raise
+        raise SystemExit(stopped.exit_code) from None
+    finally:
+        dist.destroy_process_group()
