@@ -134,7 +134,7 @@ def require_same(ours: Path, theirs: Path) -> None:
 def test_fifty_steps_are_those_of_one_process(
     workplace: Path, count: int, changes: dict[str, Any]
 ) -> None:
-    name = f"{count}-{len(changes)}"
+    name = "-".join(map(str, (count, *changes.values())))
     arguments = ["--max-steps", "50"]
     done_by(1, workplace, *command(f"one-{name}", *arguments, **changes))
     done_by(count, workplace, *command(name, *arguments, **changes))

@@ -21,7 +21,7 @@ from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
 from ptb_lm.report.averages import Estimate, disjoint_groups
 from ptb_lm.report.comparison import NOT_YET_RUN
 from ptb_lm.report.curves import Curve, mean_curve
-from ptb_lm.report.evidence import read_evidence, read_runs
+from ptb_lm.report.evidence import read_evidence, read_run, read_runs
 from ptb_lm.report.groups import grouped
 from ptb_lm.report.published import AVERAGED, TABLE_1
 from ptb_lm.report.table import results_table
@@ -235,6 +235,24 @@ def test_without_a_run_named_it_is_those_under_results() -> None:
     make_seeds(2)
     Path("results/speed").mkdir()
     assert done("report").out == done("report", "results/small-fp32-2", "results/small-fp32-1").out
+
+
+@pytest.mark.parametrize(
+    ("environment", "machine"),
+    [
+        ({"device": "cpu", "threads": 1, "processor": "Z80"}, "1 thread, Z80"),
+        ({"device": "cpu", "threads": 2, "processor": "Z80", "processes": 1}, "2 threads, Z80"),
+        (
+            {"device": "cpu", "threads": 1, "processor": "Z80", "processes": 4},
+            "4 processes, 1 thread each, Z80",
+        ),
+        ({"device": "Voodoo", "threads": 8, "processes": 2}, "2 processes, Voodoo"),
+    ],
+)
+def test_the_machine_is_named_with_what_it_gave(environment: Any, machine: str) -> None:
+    folder = make_run("runs/a")
+    (folder / "environment.json").write_text(json.dumps([environment]))
+    assert read_run(folder).machine == machine
 
 
 def test_a_run_named_twice_counts_once() -> None:

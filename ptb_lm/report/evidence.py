@@ -69,10 +69,13 @@ class Evidence:
     def machine(self) -> str:
         """Where the run was begun."""
         environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
+        processes = environment.get("processes", 1)  # older runs do not say: one
+        shared = f"{processes} processes, " if processes > 1 else ""
         if environment["device"] != "cpu":
-            return str(environment["device"])
+            return f"{shared}{environment['device']}"
         threads = environment["threads"]
-        return f"{threads} thread{'s' * (threads > 1)}, {environment['processor']}"
+        each = " each" if processes > 1 else ""
+        return f"{shared}{threads} thread{'s' * (threads > 1)}{each}, {environment['processor']}"
 
 
 def read_run(path: Path) -> Evidence:

@@ -22,6 +22,7 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import SIGNALS, StopFlag, Stopped
+from ptb_lm.training.memory import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -233,6 +234,8 @@ def _connected(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PtbLmError(
             f"process {rank} has lost the others: {_first_line(error)}; start the training again "
             "with --resume"
@@ -252,7 +255,7 @@ def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> It
         environment: where ``torchrun`` says who is there.
 
     Raises:
-        InputError: only a part of what ``torchrun`` says is there.
+        InputError: only a part of what ``torchrun`` says is there, or the GPUs are too few.
         PtbLmError: they do not find each other.
     """
     if environment.get("WORLD_SIZE", "1") == "1":
@@ -266,7 +269,7 @@ def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> It
         )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+        _take_gpu(int(environment["LOCAL_RANK"]))
     # Gloo beside NCCL, as some of what is said is on the CPU.
     with _connected(int(environment["RANK"])):
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
@@ -281,3 +284,17 @@ def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> It
         raise SystemExit(stopped.exit_code) from None
     finally:
         dist.destroy_process_group()
+
+
+def _take_gpu(local_rank: int) -> None:
+    """Have ``cuda`` be this process's own GPU.
+
+    Raises:
+        InputError: the machine has fewer GPUs than processes.
+    """
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"process {local_rank} of this machine has no GPU of its own: start at most "
+            f"{torch.cuda.device_count()} (--nproc-per-node), or train with --device cpu"
+        )
+    torch.cuda.set_device(local_rank)
