@@ -13,32 +13,13 @@ from ptb_lm.corpus.batching import (
     windows_per_epoch,
 )
 from ptb_lm.corpus.load import Corpus
-from ptb_lm.corpus.text import decode, split_words
-from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (" a b \n c \n", ["a", "b", "<eos>", "c", "<eos>"]),
-        ("a\nb", ["a", "<eos>", "b", "<eos>"]),
-        ("a\r\nb\r\n", ["a", "<eos>", "b", "<eos>"]),
-        ("a\n\nb\n", ["a", "<eos>", "<eos>", "b", "<eos>"]),
-        ("a\tb c\n", ["a", "b", "c", "<eos>"]),
-        ("", []),
-    ],
-)
-def test_a_line_is_split_at_white_space_and_ended_with_eos(text: str, words: list[str]) -> None:
-    assert split_words(text) == words
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_word() -> None:
-    assert decode("\ufeffa b\n".encode(), "x") == "a b\n"
-
-
 def test_the_vocabulary_is_ordered_by_frequency_then_by_code_point() -> None:
-    vocabulary = Vocabulary.of_text(["b", "a", "c", "c", "<eos>"])
+    vocabulary, tokens = encode_training_text([["b", "a", "c"], ["c", "<eos>"]])
+    assert tokens.tolist() == [3, 2, 0, 0, 1]
     assert vocabulary.words == ["c", "<eos>", "a", "b", "<unk>"]
     assert vocabulary.encode(["c", "nowhere", "a"]).tolist() == [0, 4, 2]
     assert vocabulary.decode([3, 0]) == ["b", "c"]

@@ -35,5 +35,6 @@ def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson =
     from ptb_lm.corpus.describe import corpus_lines, describe_corpus
     from ptb_lm.corpus.load import data_directory
 
-    description = describe_corpus(data or "ptb", data_directory(data_dir))
+    with StopFlag() as stop:
+        description = describe_corpus(data or "ptb", data_directory(data_dir), stop)
     show(to_json(description) if as_json else corpus_lines(description))

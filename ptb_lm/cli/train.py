@@ -70,7 +70,7 @@ def train(
             resolved, data_folder, folder, stop, resume=resume, overwrite=overwrite
         ) as run:
             if run.finished:
-                rest = "there is nothing to do" if run.folder.is_scored else "scoring it"
+                rest = "there is nothing to do" if run.is_scored else "scoring it"
                 say(f"{folder}: finished already; {rest}.")
             train_run(run, stop, max_steps)
             if run.finished:
