@@ -1,6 +1,7 @@
-"""What `data info` says of a corpus."""
+"""What `data info` says of a corpus, and `data prepare` of one that it has made."""
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def corpus_lines(description: dict[str, Any]) -> str:
             "A perplexity on it compares with those over the same words alone: the same vocabulary "
             "sha256, the same texts."
         )
+    return "\n".join(lines)
+
+
+def preparation_lines(description: dict[str, Any]) -> str:
+    """Write for a person what :func:`ptb_lm.corpus.prepare.prepare` returns."""
+    folder = description["folder"]
+    lines = [
+        f"{folder}: {description['types']:,} types, <eos> and <unk> among them",
+        f"{'':6}{'lines':>12}{'tokens':>14}{'types':>11}{'<unk>':>8}",
+    ]
+    for split, facts in description["splits"].items():
+        lines.append(
+            f"{split:6}{facts['lines']:>12,}{facts['tokens']:>14,}{facts['types']:>11,}"
+            f"{facts['unknown_share']:>8.2%}"
+        )
+    lines.append(f"next: ptb-lm train --config small --data {shlex.quote(folder)}")
     return "\n".join(lines)
 
 

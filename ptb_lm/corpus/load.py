@@ -3,14 +3,14 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
 from ptb_lm.corpus.ptb import is_installed, read_ptb
-from ptb_lm.corpus.reading import PART_BYTES, read_words
+from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
 from ptb_lm.corpus.splits import split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import decoded, words_of
@@ -67,7 +67,7 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
         words = {split: iter([text]) for split, text in synthetic_words().items()}
     elif os.path.isdir(name):  # noqa: PTH112 - Path's raises of a name that is too long
         files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
-        _require_there(files.values())  # known before the first, which may be large, is read
+        require_there(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
     else:
         raise InputError(
@@ -77,14 +77,6 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     vocabulary, train = encode_training_text(words.pop("train"))
     others = {split: vocabulary.encode_text(text) for split, text in words.items()}
     return Corpus(name, vocabulary, {"train": train, **others})
-
-
-def _require_there(files: Iterable[Path]) -> None:
-    for file in files:
-        try:
-            file.stat()
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, Iterator[Sequence[str]]]:

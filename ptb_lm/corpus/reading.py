@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -47,10 +47,19 @@ def read_words(
         raise InputError(f"{name}: no word in it")
 
 
+def require_there(paths: Iterable[Path]) -> None:
+    """Raise InputError if one of several files is missing, before the first is read."""
+    for path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def _parts_of(path: Path | None, name: str, stop: StopFlag) -> Iterator[bytes]:
     """Yield the bytes of a file."""
     try:
-        with _opened(path) as file, _bar(file) as bar:
+        with _opened(path) as file, progress("reading", _size(file), "B") as bar:
             while True:
                 with stop.while_waiting():
                     part = file.read(PART_BYTES)
@@ -66,13 +75,18 @@ def _opened(path: Path | None) -> IO[bytes]:
     return os.fdopen(0, "rb", closefd=False) if path is None else path.open("rb")
 
 
-def _bar(file: IO[bytes]) -> "tqdm[NoReturn]":
-    """Return a bar over the bytes of a file; of a pipe nobody knows how many there are."""
+def _size(file: IO[bytes]) -> int | None:
+    """Return how many bytes a file has; of a pipe nobody knows."""
     status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def progress(what: str, total: int | None, unit: str) -> "tqdm[NoReturn]":
+    """Return a bar that is shown on a terminal, if it takes long enough to be read."""
     return tqdm(
-        desc="reading",
-        total=status.st_size if stat.S_ISREG(status.st_mode) else None,
-        unit="B",
+        desc=what,
+        total=total,
+        unit=unit,
         unit_scale=True,
         leave=False,
         disable=None,
