@@ -289,7 +289,7 @@ def _spelling(text: _Text, trained: NDArray[np.int64], preparation: Preparation)
         most = max(counts.values(), default=0)
         raise InputError(
             f"{text.name}: --min-count {preparation.min_count} leaves no word, as the most "
-            f"frequent is {most:,} times in the training lines; lower it, or give more text"
+            f"frequent comes {most:,} times in the training lines; lower it, or give more text"
         )
     kept |= NEVER_REPLACED
     return [EOS if word == LINE_END else word if word in kept else UNK for word in words]
