@@ -1,8 +1,10 @@
-"""The one way in which this program writes a file that matters."""
+"""The one way in which this program writes a file, or a folder of them, that matters."""
 
 import errno
+import glob
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +44,7 @@ def durable_file(
         if previous is not None and path.exists():
             _keep(path, previous)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
         raise PtbLmError(
             f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
@@ -50,6 +52,52 @@ def durable_file(
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
+
+
+@contextmanager
+def durable_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which then stands at a path as a whole, in place of what does.
+
+    For one writer at a time. The folder is filled aside, flushed to disk, and put in place when
+    all of it is there. Where it replaces one, that takes two moves: of a kill between them the
+    next call makes good, by bringing the old folder back.
+
+    Args:
+        path: of no folder, or of one that may go; its parent is there.
+
+    Raises:
+        PtbLmError: it could not be written; what stood there is as it was, and nothing is left
+            over.
+    """
+    try:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+            if (leftover / _REPLACED).exists() and not path.exists():
+                (leftover / _REPLACED).rename(path)
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(PARTIAL, f".{path.name}.", path.parent) as aside:
+            new, replaced = Path(aside, "new"), Path(aside, _REPLACED)
+            new.mkdir()
+            yield new
+            for file in new.iterdir():
+                _sync(file)
+            _sync(new)
+            if path.exists():
+                path.rename(replaced)
+            try:
+                new.rename(path)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(path)
+                raise
+            _sync(path.parent)
+    except OSError as error:
+        raise PtbLmError(
+            f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
+        ) from None
+
+
+_REPLACED = "replaced"
+"""What the folder is called aside that another takes the place of."""
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -91,9 +139,9 @@ def _keep(path: Path, previous: Path) -> None:
             temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, where the file system knows how."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Flush the names in a folder, or the bytes of a file, where the file system knows how."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -30,6 +30,11 @@ def ptb_lm(*arguments: str) -> None:
             raise
 
 
+def scored_splits(run: RunFolder) -> list[str]:
+    """Return the splits that a finished run has scores of: data need not have a test text."""
+    return [split for split in SCORED_SPLITS if run.scores(split).exists()]
+
+
 def keep_evidence(run: RunFolder, results: Path) -> None:
     """Copy a finished run without its checkpoints, its config last: with it, all is there.
 
@@ -37,7 +42,7 @@ def keep_evidence(run: RunFolder, results: Path) -> None:
     """
     results.mkdir(parents=True, exist_ok=True)
     remove_partial_files(results)
-    for split in SCORED_SPLITS:
+    for split in scored_splits(run):
         save_scores(rounded(load_scores(run.scores(split))), RunFolder(results).scores(split))
     for file in (run.metrics, run.environment, run.config):
         with file.open("rb") as source, durable_file(results / file.name) as copy:
@@ -64,7 +69,7 @@ def reproduce() -> None:
     changes = [word for change in options.set for word in ("--set", change)]
     folder = ("--run-dir", str(run.path))
     ptb_lm("train", "--config", options.preset, *choice, *changes, *folder, "--resume")
-    for split in SCORED_SPLITS:  # from the saved checkpoint, as anyone else would
+    for split in scored_splits(run):  # from the saved checkpoint, as anyone else would
         ptb_lm("eval", str(run.last), "--split", split)
     keep_evidence(run, Path("results") / name)
     if not options.no_table:

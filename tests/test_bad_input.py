@@ -60,6 +60,18 @@ def corpus_without_valid() -> None:
     Path("bad/valid.txt").unlink()
 
 
+def broken_test_text() -> None:
+    corpus("test", b"")
+    Path("bad/test.txt").unlink()
+    Path("bad/test.txt").symlink_to("nowhere")
+
+
+def folder_as_test_text() -> None:
+    corpus("test", b"")
+    Path("bad/test.txt").unlink()
+    Path("bad/test.txt").mkdir()
+
+
 def checkpoint(**changes: Any) -> None:
     """Write bad.pt: a checkpoint with parts changed, or left out where the value is None."""
     content = {**torch.load(LAST, weights_only=True), **changes}
@@ -154,6 +166,10 @@ class Mistake(NamedTuple):
 
 def train(*options: str, data: str = "text", **changes: Any) -> list[str]:
     return train_arguments("runs/new", *options, data=data, **changes)
+
+
+def prepare(*arguments: str, out: str = "new") -> list[str]:
+    return ["data", "prepare", *arguments, "--out", out]
 
 
 def resume(*options: str, run_dir: str = "runs/a", **changes: Any) -> list[str]:
@@ -314,6 +330,104 @@ MISTAKES = {
         train(data="bad"),
         ["bad/train.txt: line 2, byte 6: not UTF-8 (0xe9)", "convert the file to UTF-8"],
         lambda: corpus("train", b"a b\nc \xe9\n"),
+    ),
+    "a test text that is a broken link": Mistake(
+        train(data="bad"), ["bad/test.txt: cannot be read: No such file"], broken_test_text
+    ),
+    "a test text that is a folder": Mistake(
+        train(data="bad"), ["bad/test.txt: cannot be read: Is a directory"], folder_as_test_text
+    ),
+    "the test figure of data without a test text": Mistake(
+        ["eval", LAST],
+        [
+            f"{LAST}: the folder text that it was trained on has no test.txt",
+            "use --split valid, or --text FILE",
+        ],
+        lambda: Path("text/test.txt").unlink(),
+    ),
+    "the test split of data without one": Mistake(
+        ["eval", LAST, "--split", "test"],
+        [f"{LAST}: the folder text that it was trained on has no test.txt"],
+        lambda: Path("text/test.txt").unlink(),
+    ),
+    # a text to prepare
+    "nothing to prepare": Mistake(["data", "prepare", "--out", "new"], ["Missing argument 'FILE"]),
+    "nowhere to prepare it to": Mistake(
+        ["data", "prepare", "text/train.txt"], ["Missing option '--out'"]
+    ),
+    "a text to prepare that is not there": Mistake(
+        prepare("text/train.txt", "nowhere.txt"), ["nowhere.txt: cannot be read: No such file"]
+    ),
+    "a text to prepare that is a folder": Mistake(
+        prepare("text"), ["text: cannot be read: Is a directory"]
+    ),
+    "a text to prepare that is empty": Mistake(
+        prepare("text/train.txt", "note.txt"),
+        ["note.txt: no word in it"],
+        lambda: write("note.txt", b"\n"),
+    ),
+    "a text to prepare that is not UTF-8": Mistake(
+        prepare("note.txt"),
+        ["note.txt: line 2, byte 6: not UTF-8 (0xe9)", "convert the file to UTF-8"],
+        lambda: write("note.txt", b"a b\nc \xe9\n"),
+    ),
+    "standard input twice": Mistake(
+        prepare("-", "-"), ["-: standard input comes once; name it once"]
+    ),
+    "a text to prepare of two lines": Mistake(
+        prepare("note.txt"),
+        ["note.txt: too few lines (2) to be cut into train, valid, test; a line is a sentence"],
+        lambda: write("note.txt", b"a b\nc\n"),
+    ),
+    "a text to prepare of empty lines but one": Mistake(
+        prepare("note.txt"),
+        ["note.txt: no word in the ", "lines drawn for ", "larger share, or another --seed"],
+        lambda: write("note.txt", b"a a\n" + b"\n" * 30),
+    ),
+    "too high a --min-count": Mistake(
+        prepare("text/valid.txt", "--min-count", "1000"),
+        [
+            "text/valid.txt: --min-count 1000 leaves no word, as the most frequent comes ",
+            "lower it",
+        ],
+    ),
+    "--min-count 0": Mistake(
+        prepare("text/train.txt", "--min-count", "0"), ["--min-count 0: expected 1 or more"]
+    ),
+    "--max-vocab too small": Mistake(
+        prepare("text/train.txt", "--max-vocab", "2"),
+        ["--max-vocab 2: expected 3 or more, as <eos> and <unk> count"],
+    ),
+    "no share for validation": Mistake(
+        prepare("text/train.txt", "--valid-share", "0"),
+        ["--valid-share 0.0: expected more than 0 and less than 1"],
+    ),
+    "a share that is not a number": Mistake(
+        prepare("text/train.txt", "--test-share", "nan"), ["--test-share nan: expected 0 or more"]
+    ),
+    "shares that leave nothing to train on": Mistake(
+        prepare("text/train.txt", "--valid-share", "0.5", "--test-share", "0.5"),
+        ["--test-share 0.5: expected 0 or more, and with --valid-share 0.5 less than 1"],
+    ),
+    "a prepared corpus that is there": Mistake(
+        prepare("runs/a/config.toml", out="text"),
+        ["--out text: there already; use --overwrite to replace it, or name another folder"],
+    ),
+    "a folder of other things to replace": Mistake(
+        prepare("text/train.txt", "--overwrite", out="runs/a"),
+        ["--out runs/a: .lock in it is no part of a corpus and would go; name another folder"],
+    ),
+    "a text to prepare in the folder to replace": Mistake(
+        prepare("other/../text/train.txt", "--overwrite", out="text"),
+        ["--out text: other/../text/train.txt is in it and would go; name another folder"],
+    ),
+    "the current folder to prepare to": Mistake(
+        prepare("text/train.txt", "--overwrite", out="text/.."),
+        ["--out text/..: the current folder is in it; name a folder of its own"],
+    ),
+    "a file to prepare to": Mistake(
+        prepare("text/train.txt", "--overwrite", out="text/test.txt"),
+        ["--out text/test.txt: not a folder; name a folder for the corpus"],
     ),
     # checkpoints
     "no checkpoint": Mistake(["eval", "nowhere.pt"], ["nowhere.pt: no such checkpoint"]),

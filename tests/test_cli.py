@@ -27,6 +27,7 @@ from cli_support import (
 from ptb_lm.__main__ import main
 from ptb_lm.config import preset_names
 from ptb_lm.errors import InputError
+from ptb_lm.report.summary import comparable_line
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
 STEPS = 29  # of an epoch: the training text in 3 columns, windows of 5
@@ -181,6 +182,69 @@ def test_the_config_of_a_run_repeats_it_to_the_bit() -> None:
 def test_the_run_folder_is_named_after_config_and_seed_unless_it_is_given() -> None:
     done(*train_arguments(None, "--seed", "7", training__epochs=1))
     assert Path("runs/small-seed7/last.pt").is_file()
+
+
+# Data without a test text
+
+
+def test_without_a_test_text_a_run_is_trained_and_scored_on_the_validation_text() -> None:
+    Path("text/test.txt").unlink()
+    outcome = done(*train_arguments("runs/c"))
+    assert same_weights("runs/c/last.pt", LAST)  # of which it is no part
+    assert metrics("runs/c") == metrics("runs/a")
+    scored = Path("runs/c/scores-valid.npz").read_bytes()
+    assert scored == Path("runs/a/scores-valid.npz").read_bytes()
+    assert not Path("runs/c/scores-test.npz").exists()
+    last_epoch, valid, words, best, folder = outcome.out.splitlines()
+    assert (last_epoch, folder) == ("last epoch (2):", "run folder: runs/c")
+    assert valid.startswith("  valid  perplexity ")
+    assert best.startswith("best epoch (")
+    unknown = words_of("text/valid.txt").count("<unk>") / len(words_of("text/valid.txt"))
+    assert words == (
+        f"  vocabulary 10 words, <unk> is {unknown:.2%} of valid: comparable over the same words "
+        "and texts alone"
+    )
+    (member,) = done_json("eval", "runs/c/last.pt", "--split", "valid")["members"]
+    assert f"{member['perplexity']:.2f}" in valid
+    assert list(done_json("data", "info", "--data", "text")["splits"]) == ["train", "valid"]
+
+
+def test_a_test_text_may_go_and_come_between_the_parts_of_a_run() -> None:
+    Path("text/test.txt").rename("kept.txt")
+    done(*train_arguments("runs/c", "--max-steps", "7"))
+    summary = done(*train_arguments("runs/c", "--resume")).out
+    again = done(*train_arguments("runs/c", "--resume"))
+    assert (again.out, again.err) == (
+        summary,
+        "runs/c: finished already; there is nothing to do.\n",
+    )
+    Path("kept.txt").rename("text/test.txt")
+    again = done(*train_arguments("runs/c", "--resume"))
+    assert again.err == "runs/c: finished already; scoring it.\n"
+    scored = Path("runs/c/scores-test.npz").read_bytes()
+    assert scored == Path("runs/a/scores-test.npz").read_bytes()
+    assert same_weights("runs/c/last.pt", LAST)
+
+
+def test_a_summary_says_what_its_figures_can_be_compared_with() -> None:
+    shares = [
+        words_of(f"text/{split}.txt").count("<unk>") / len(words_of(f"text/{split}.txt"))
+        for split in ("valid", "test")
+    ]
+    shown = done(*train_arguments("runs/a", "--resume")).out
+    assert (
+        f"\n  vocabulary 10 words, <unk> is {shares[0]:.2%} of valid and {shares[1]:.2%} of test: "
+        "comparable over the same words and texts alone\n"
+    ) in shown
+    info = done("data", "info", "--data", "text").out.splitlines()
+    assert info[1].startswith("10 types, vocabulary sha256 ")
+    for split, share in zip(("valid", "test"), shares, strict=True):
+        assert any(line.startswith(split) and f"{share:.2%}" in line for line in info)
+    assert "the same words alone" in info[-1]
+    assert "alone" not in done("data", "info", "--data", "synthetic").out
+    assert (
+        comparable_line("ptb", 10_000, {}) == "  vocabulary 10,000 words: comparable with the paper"
+    )
 
 
 # Evaluation

@@ -1,47 +1,89 @@
 """Text, vocabulary, batching: DESIGN-level numbers on the real corpus, properties on any."""
 
+import hashlib
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from short_runs import ended, start
 
+from ptb_lm.corpus import tokens as tokens_room
 from ptb_lm.corpus.batching import (
     evaluation_windows,
     training_columns,
     training_window,
+    training_window_at,
     windows_per_epoch,
 )
 from ptb_lm.corpus.load import Corpus
-from ptb_lm.corpus.text import decode, split_words
-from ptb_lm.corpus.vocabulary import Vocabulary
-from ptb_lm.errors import InputError
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (" a b \n c \n", ["a", "b", "<eos>", "c", "<eos>"]),
-        ("a\nb", ["a", "<eos>", "b", "<eos>"]),
-        ("a\r\nb\r\n", ["a", "<eos>", "b", "<eos>"]),
-        ("a\n\nb\n", ["a", "<eos>", "<eos>", "b", "<eos>"]),
-        ("a\tb c\n", ["a", "b", "c", "<eos>"]),
-        ("", []),
-    ],
+from ptb_lm.corpus.tokens import (
+    BLOCK_TOKENS,
+    TokenBuffer,
+    count_token,
+    count_types,
+    parts_of,
 )
-def test_a_line_is_split_at_white_space_and_ended_with_eos(text: str, words: list[str]) -> None:
-    assert split_words(text) == words
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_word() -> None:
-    assert decode("\ufeffa b\n".encode(), "x") == "a b\n"
+from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import text_sha256
 
 
 def test_the_vocabulary_is_ordered_by_frequency_then_by_code_point() -> None:
-    vocabulary = Vocabulary.of_text(["b", "a", "c", "c", "<eos>"])
+    vocabulary, tokens = encode_training_text([["b", "a", "c"], ["c", "<eos>"]])
+    assert tokens.tolist() == [3, 2, 0, 0, 1]
     assert vocabulary.words == ["c", "<eos>", "a", "b", "<unk>"]
     assert vocabulary.encode(["c", "nowhere", "a"]).tolist() == [0, 4, 2]
     assert vocabulary.decode([3, 0]) == ["b", "c"]
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([*"abcdefg", "<eos>", "<unk>"]), max_size=9), min_size=1),
+    st.lists(st.sampled_from("abxyz"), min_size=1),
+)
+def test_a_text_is_encoded_as_it_would_be_whole(batches: list[list[str]], other: list[str]) -> None:
+    words = [word for batch in batches for word in batch]
+    counts = Counter(words)
+    expected = sorted({*words, "<eos>", "<unk>"}, key=lambda word: (-counts[word], word))
+    vocabulary, tokens = encode_training_text(batches)
+    assert vocabulary.words == expected
+    assert (tokens.dtype, vocabulary.decode(tokens.tolist())) == (np.int32, words)
+    again = vocabulary.encode_text([other[:3], other[3:]])
+    assert vocabulary.decode(again.tolist()) == [w if w in counts else "<unk>" for w in other]
+    if words:
+        assert vocabulary.share_unknown(tokens) == words.count("<unk>") / len(words)
+        assert text_sha256(vocabulary.decode_text(tokens)) == text_sha256([words])
+        assert text_sha256(batches) == hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("length", [0, 1, BLOCK_TOKENS, 2 * BLOCK_TOKENS + 7])
+def test_tokens_come_out_of_a_buffer_as_they_went_in(length: int) -> None:
+    tokens = np.arange(length, dtype=np.int32)
+    buffer = TokenBuffer()
+    for part in range(0, length, 300_000):
+        buffer.append(tokens[part : part + 300_000])
+    assert np.array_equal(buffer.joined(), tokens)
+    assert np.array_equal(np.concatenate([tokens[:0], *parts_of(tokens)]), tokens)
+    if length:
+        assert count_types(tokens % 5, 6).tolist() == np.bincount(tokens % 5, minlength=6).tolist()
+        assert count_token(tokens % 5, 0) == (length + 4) // 5
+
+
+def test_no_memory_for_a_text_is_said_as_such() -> None:
+    with pytest.raises(MemoryError, match="no memory is left for the text"):
+        tokens_room._mapped(1 << 60)
+
+
+@pytest.mark.corpus
+def test_the_identity_of_the_penn_treebank_is_what_it_always_was(ptb: Corpus) -> None:
+    """Runs are resumed, and averages made, where these are equal."""
+    assert ptb.vocabulary.sha256.startswith("135c1cdfba9ba262")
+    assert ptb.sha256.startswith("503ffd5a05da97a1")
+    words = ptb.vocabulary.decode_text(ptb.splits["test"])
+    assert text_sha256(words).startswith("ee085eddd39f337c")
 
 
 def test_the_identity_of_a_vocabulary_is_its_words_and_their_order() -> None:
@@ -78,11 +120,18 @@ def test_training_windows_read_each_column_in_order_and_targets_are_the_next_tok
 ) -> None:
     count = batch_size * (unrolled_steps + 1) + extra
     columns = training_columns(np.arange(count, dtype=np.int32), batch_size, unrolled_steps)
+    assert columns.dtype == torch.int32
     windows = [
         training_window(columns, window, unrolled_steps)
         for window in range(windows_per_epoch(columns, unrolled_steps))
     ]
     assert windows  # what is just long enough has a window
+    for number, window in enumerate(windows):
+        same = training_window_at(columns, torch.tensor(number), unrolled_steps)
+        for text, again in zip(window, same, strict=True):
+            assert text.dtype == again.dtype == torch.int64
+            assert text.is_contiguous() and again.is_contiguous()
+            assert torch.equal(text, again)
     inputs = torch.cat([inputs for inputs, _ in windows])
     length = count // batch_size
     for column in range(batch_size):
@@ -113,3 +162,75 @@ def test_evaluation_scores_each_target_exactly_once(
     for column in range(streams):  # each column is contiguous: the carried state fits
         rows = [places[:, column] for places in windows if places.shape[1] > column]
         assert (torch.cat(rows).diff() == 1).all()
+
+
+# Memory
+
+PEAK = """
+import re, sys
+from pathlib import Path
+path = Path(sys.argv[1])
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+PREPARING = """
+from ptb_lm.corpus.prepare import prepare
+before = peak()
+prepare([path / "train.txt"], path / "out")
+print(peak() - before)
+"""
+
+TRAINING = """
+from ptb_lm.corpus.batching import training_columns, training_window
+from ptb_lm.corpus.load import load_corpus
+before = peak()
+corpus = load_corpus(str(path), path)
+columns = training_columns(corpus.splits["train"], 20, 35)
+corpus.sha256, training_window(columns, len(columns) // 35 - 1, 35)
+print(peak() - before)
+"""
+
+EVALUATING = """
+import torch
+from ptb_lm.config import resolve
+from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.evaluation.evaluate import evaluate
+from ptb_lm.evaluation.trained import TrainedModel
+from ptb_lm.model.network import LanguageModel
+torch.set_num_threads(1)
+sizes = ["model.hidden_size=1", "model.layers=1", "training.batch_size=1000"]
+config = resolve("small", sizes, {"precision": "fp32"})
+vocabulary = Vocabulary(["<eos>", "<unk>", "w1"])
+model = TrainedModel("model", config, vocabulary, LanguageModel(config.model, 3))
+evaluate(model, text=path / "valid.txt", protocol="columns")
+before = peak()
+evaluate(model, text=path / "train.txt", protocol="columns")
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "most"),
+    [(PREPARING, 5), (TRAINING, 5), (EVALUATING, 9)],
+    ids=["preparing", "training", "evaluating"],
+)
+def test_a_text_takes_four_bytes_a_token(tmp_path: Path, work: str, most: int) -> None:
+    """In processes of their own, for texts of half a million and of two million tokens: by the
+    difference, in which what does not grow with the text does not count. Scores take four bytes a
+    target too."""
+    line = " ".join(f"w{number % 7}" for number in range(19)) + "\n"  # 20 tokens
+    processes = {}
+    for millions in (0.5, 2):
+        folder = tmp_path / str(millions)
+        folder.mkdir()
+        (folder / "train.txt").write_text(line * int(millions * 50_000))
+        (folder / "valid.txt").write_text(line * 2_000)
+        processes[millions] = start(tmp_path, "-c", PEAK + work, str(folder))
+    peaks = {}
+    for millions, process in processes.items():
+        outcome = ended(process)
+        assert outcome.code == 0, outcome.err
+        peaks[millions] = 1024 * int(outcome.out)
+    assert 3.5 < (peaks[2] - peaks[0.5]) / 1.5e6 < most

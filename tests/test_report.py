@@ -287,6 +287,25 @@ def test_an_unfinished_run_has_a_row_and_a_curve_and_no_figure() -> None:
     assert NOT_YET_RUN not in [line["status"] for line in lines]
 
 
+def test_runs_on_data_without_a_test_text_are_finished_with_their_validation_text() -> None:
+    for seed in (1, 2):
+        make_run(f"runs/{seed}", seed=seed, data="my/text", scored=("valid",))
+    record = json.loads(done("report", "runs/1", "runs/2", "--json").out)
+    single, average = record["others"]
+    assert [single["status"], average["status"]] == ["reached", "reached"]
+    assert single["valid"]["mean"] == pytest.approx(
+        sum(perplexity_of([seed], "valid") for seed in (1, 2)) / 2, rel=1e-12
+    )
+    assert average["valid"]["mean"] == pytest.approx(perplexity_of([1, 2], "valid"), rel=1e-12)
+    assert single["test"] is None and average["test"] is None
+    done("report", "runs/1", "runs/2", "--out", "out")
+    shown = Path("out/report.md").read_text(encoding="utf-8")
+    line = f"| {single['valid']['mean']:.2f} ± {single['valid']['deviation']:.2f} / none | 2 seeds"
+    assert line in shown
+    assert "| 20 columns, 5 / none |" in shown
+    assert '<td colspan="2" class="status">none</td>' in Path("out/report.html").read_text()
+
+
 def test_runs_are_taken_in_the_order_of_their_seeds() -> None:
     for seed in (10, 9, 2):
         make_run(f"results/{seed}", seed=seed)
@@ -564,6 +583,11 @@ def other_text() -> None:
     save_scores(scores, make_run("runs/b", data="text", seed=2) / "scores-valid.npz")
 
 
+def without_test_text() -> None:
+    make_run("runs/a", data="text")
+    make_run("runs/b", data="text", seed=2, scored=("valid",))
+
+
 def damaged_scores() -> None:
     (make_run("runs/a") / "scores-test.npz").write_bytes(b"PK")
 
@@ -603,6 +627,11 @@ MISTAKES: dict[str, tuple[Any, list[str], list[str]]] = {
         other_text,
         ["runs/a", "runs/b"],
         ["runs/b: its valid text is not what runs/a scored", "report them one at a time"],
+    ),
+    "a test text that one of them had not": (
+        without_test_text,
+        ["runs/a", "runs/b"],
+        ["runs/b: its test text is not what runs/a scored", "report them one at a time"],
     ),
     "damaged scores": (damaged_scores, ["runs/a"], ["runs/a/scores-test.npz: not a score file"]),
     "a config that is not whole": (damaged_config, ["runs/a"], ["runs/a/config.toml: model."]),

@@ -128,7 +128,7 @@ def test_evidence_is_of_the_preset_and_of_all_its_epochs(run) -> None:
 def test_evidence_scores_the_text_of_the_penn_treebank(run, split: str, ptb: Corpus) -> None:
     words = ptb.vocabulary.decode(ptb.splits[split])
     scores = load_scores(run.folder.scores(split))
-    assert scores.text.text_sha256 == text_sha256(words)
+    assert scores.text.text_sha256 == text_sha256([words])
     assert len(scores.log_probabilities) == len(words) - 1
     assert scores.text.vocabulary_size == 10_000
 

@@ -18,7 +18,7 @@ DataDir = Annotated[
 ]
 DataName = Annotated[
     str | None,
-    typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, test.txt."),
+    typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, perhaps test.txt."),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")]

@@ -1,5 +1,6 @@
 """``ptb-lm data``: the corpus."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from ptb_lm.cli.app import AsJson, DataDir, DataName, app, show
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and describe the corpus.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, make and describe a corpus.")
 app.add_typer(data_app, name="data")
 
 
@@ -29,11 +30,45 @@ def data_fetch(
     show(f"The Penn Treebank is in {folder}, all three files as published.")
 
 
+@data_app.command("prepare")
+def data_prepare(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Texts; - is standard input.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where train.txt, valid.txt, test.txt go.")
+    ],
+    valid_share: Annotated[float, typer.Option(help="Of the lines, for validation.")] = 0.05,
+    test_share: Annotated[float, typer.Option(help="For the test; 0: no test.txt.")] = 0.05,
+    lower: Annotated[bool, typer.Option("--lower", help="Put words into lower case.")] = False,
+    min_count: Annotated[
+        int, typer.Option(help="Words rarer than this in train.txt become <unk>.")
+    ] = 2,
+    max_vocab: Annotated[
+        int | None, typer.Option(help="The most types, <eos> and <unk> among them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of the lines.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a corpus that is there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder for --data from texts: a line is a sentence, rare words become <unk>."""
+    from ptb_lm.corpus.describe import preparation_lines
+    from ptb_lm.corpus.prepare import Preparation, prepare
+
+    preparation = Preparation(valid_share, test_share, lower, min_count, max_vocab, seed)
+    with StopFlag() as stop:
+        description = prepare(files, out, preparation, overwrite=overwrite, stop=stop)
+    show(to_json(description) if as_json else preparation_lines(description))
+
+
 @data_app.command("info")
 def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Say where a corpus is, its tokens, types, share of <unk> and checksums."""
     from ptb_lm.corpus.describe import corpus_lines, describe_corpus
     from ptb_lm.corpus.load import data_directory
 
-    description = describe_corpus(data or "ptb", data_directory(data_dir))
+    with StopFlag() as stop:
+        description = describe_corpus(data or "ptb", data_directory(data_dir), stop)
     show(to_json(description) if as_json else corpus_lines(description))

@@ -74,7 +74,7 @@ def train(
             ) as run,
         ):
             if run.finished and world.is_first:
-                rest = "there is nothing to do" if run.folder.is_scored else "scoring it"
+                rest = "there is nothing to do" if run.is_scored else "scoring it"
                 say(f"{folder}: finished already; {rest}.")
             train_run(run, stop, max_steps)
             if run.finished and world.is_first:

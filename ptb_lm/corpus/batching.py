@@ -1,7 +1,8 @@
 """From a stream of tokens to windows of truncated backpropagation through time.
 
 Shapes: N tokens in the stream, B streams (columns), T steps (rows) in a window. Arrays are
-time-major, so that a window is a slice of rows and the network's step t reads row t.
+time-major, so that a window is a slice of rows and the network's step t reads row t. A text stays
+in int32, 4 bytes a token; a window is widened to int64, which indexing takes, when it is used.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
 
 
@@ -17,7 +18,8 @@ def training_columns(tokens: TokenIds, batch_size: int, unrolled_steps: int) -> 
     """Cut a stream into B contiguous columns; the N mod B tokens of its end are left out.
 
     Returns:
-        int64 of shape (N // B, B): column b reads downwards as the b-th part of the text.
+        int32 of shape (N // B, B), a view of the stream: column b reads downwards as the b-th part
+        of the text.
 
     Raises:
         InputError: the corpus is too short for a single window.
@@ -29,8 +31,7 @@ def training_columns(tokens: TokenIds, batch_size: int, unrolled_steps: int) -> 
             f"unrolled_steps {unrolled_steps} need at least {least:,}; lower one of the two"
         )
     length = len(tokens) // batch_size
-    columns = torch.from_numpy(tokens[: length * batch_size].astype("int64"))
-    return columns.view(batch_size, length).t().contiguous()
+    return torch.from_numpy(tokens[: length * batch_size]).view(batch_size, length).t()
 
 
 def windows_per_epoch(columns: Tensor, unrolled_steps: int) -> int:
@@ -39,10 +40,13 @@ def windows_per_epoch(columns: Tensor, unrolled_steps: int) -> int:
 
 
 def training_window(columns: Tensor, window: int, unrolled_steps: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets of a window, both (T, B); a target is the next row's input."""
+    """Return inputs and targets of a window, both int64 (T, B).
+
+    A target is the next row's input.
+    """
     start = window * unrolled_steps
-    stop = start + unrolled_steps
-    return columns[start:stop], columns[start + 1 : stop + 1]
+    text = widened(columns[start : start + unrolled_steps + 1])  # (T + 1, B)
+    return text[:-1], text[1:]
 
 
 def training_window_at(
@@ -50,8 +54,13 @@ def training_window_at(
 ) -> tuple[Tensor, Tensor]:
     """Return what :func:`training_window` does, for an index that is on the device, int64 ()."""
     rows = window * unrolled_steps + torch.arange(unrolled_steps + 1, device=columns.device)
-    text = columns[rows]  # (T + 1, B)
+    text = widened(columns[rows])  # (T + 1, B)
     return text[:-1], text[1:]
+
+
+def widened(tokens: Tensor) -> Tensor:
+    """Return tokens as the indices that a network takes: int64, a row after the other in memory."""
+    return tokens.to(torch.int64, memory_format=torch.contiguous_format)
 
 
 def require_columns(tokens: int, streams: int) -> None:

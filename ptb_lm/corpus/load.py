@@ -3,32 +3,33 @@
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
 from ptb_lm.corpus.ptb import is_installed, read_ptb
+from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
+from ptb_lm.corpus.splits import split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
-from ptb_lm.corpus.text import decode, read_words, split_words
-from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
+from ptb_lm.corpus.text import decoded, words_of
+from ptb_lm.corpus.tokens import TokenIds, parts_of
+from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
-BUILT_IN = ("ptb", "synthetic")
-"""Names of corpora; any other is a folder."""
-
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three encoded splits and the vocabulary of the first.
+    """Encoded splits and the vocabulary of the first.
 
     Attributes:
         name: ``ptb``, ``synthetic`` or the folder it came from.
-        splits: int32 word indices of shape (N,) for each of train, valid and test.
+        splits: int32 word indices of shape (N,) for each of train, valid and, where there is one,
+            test.
     """
 
     name: str
@@ -40,7 +41,8 @@ class Corpus:
         """The identity of the texts that a training sees: train and valid, word for word."""
         digest = hashlib.sha256(self.vocabulary.sha256.encode())
         for split in ("train", "valid"):
-            digest.update(self.splits[split].astype("<i4").tobytes())
+            for part in parts_of(self.splits[split]):
+                digest.update(part.astype("<i4").tobytes())
         return digest.hexdigest()
 
 
@@ -52,28 +54,40 @@ def data_directory(option: Path | None) -> Path:
 def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     """Load ``ptb`` (fetched first where it is not there), ``synthetic``, or a folder of texts.
 
+    The texts are read once, and in memory are their tokens, 4 bytes each.
+
     Raises:
         InputError: no such data, a file missing, empty, damaged or not UTF-8.
         PtbLmError: the Penn Treebank is not there and could not be fetched.
-        Stopped: a signal came while it was fetched.
+        Stopped: a signal came while it was fetched, or while a folder was read.
     """
     if name == "ptb":
         words = _ptb_words(data_dir, stop)
     elif name == "synthetic":
-        words = synthetic_words()
+        words = {split: iter([text]) for split, text in synthetic_words().items()}
     elif os.path.isdir(name):  # noqa: PTH112 - Path's raises of a name that is too long
-        words = {split: read_words(Path(name) / f"{split}.txt") for split in SPLITS}
+        files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
+        require_there(files.values())
+        words = {split: read_words(file, stop) for split, file in files.items()}
     else:
         raise InputError(
-            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt "
-            "and test.txt"
+            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
+            "if there is to be one, test.txt"
         )
-    vocabulary = Vocabulary.of_text(words["train"])
-    return Corpus(name, vocabulary, {split: vocabulary.encode(words[split]) for split in SPLITS})
+    vocabulary, train = encode_training_text(words.pop("train"))
+    others = {split: vocabulary.encode_text(text) for split, text in words.items()}
+    return Corpus(name, vocabulary, {"train": train, **others})
 
 
-def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, list[str]]:
+def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, Iterator[Sequence[str]]]:
     if not is_installed(data_dir):
         logger.info("The Penn Treebank is not in %s: fetching it.", data_dir)
         fetch_ptb(data_dir, stop=stop)
-    return {split: split_words(decode(data, split)) for split, data in read_ptb(data_dir).items()}
+    return {
+        split: words_of(decoded(_parts(data), split)) for split, data in read_ptb(data_dir).items()
+    }
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), PART_BYTES):
+        yield data[start : start + PART_BYTES]

@@ -5,64 +5,90 @@ A line is a sentence and ends at a line feed alone. Each is split at white space
 return, a tab, a no-break space and U+2028 stand between words. Nothing is normalised. That reading
 of the Penn Treebank gives the 929,589 / 73,760 / 82,430 tokens that the field's perplexities are
 counted over.
+
+A text comes and goes in parts, of whatever sizes, so that none is ever whole in memory: bytes to
+strings to lists of words.
 """
 
+import codecs
 import os
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from ptb_lm.errors import InputError
 
 EOS = "<eos>"
 UNK = "<unk>"
+BYTE_ORDER_MARK = "\ufeff"
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words of a text, each line ended with ``<eos>``, whether the last is or not."""
-    if text and not text.endswith("\n"):
-        text += "\n"
-    return text.replace("\n", f" {EOS} ").split()
+def words_of(parts: Iterable[str], line_end: str = EOS) -> Iterator[list[str]]:
+    """Yield the words of a text, each line ended with ``<eos>``, whether the last is or not.
+
+    Args:
+        parts: the text, cut anywhere; no part is empty.
+        line_end: what a line is ended with instead.
+
+    Yields:
+        the words, list by list; about as many as a part has.
+    """
+    pieces: list[str] = []  # of a word that goes on in the next part
+    last = "\n"
+    for part in parts:
+        last = part[-1]
+        if part.split(None, 1) == [part]:  # all of it is within one word
+            pieces.append(part)
+            continue
+        words = "".join([*pieces, part]).replace("\n", f" {line_end} ").split()
+        pieces = [] if last.isspace() else [words.pop()]
+        yield words
+    if last != "\n":
+        yield [*(["".join(pieces)] if pieces else []), line_end]
 
 
-def decode(data: bytes, name: str) -> str:
+def decoded(parts: Iterable[bytes], name: str) -> Iterator[str]:
     """Decode UTF-8, with or without a byte order mark.
 
     A NUL is UTF-8, but of no text: it comes from UTF-16 or from a file of another kind, and a
     model of it would be one of nothing.
 
+    Args:
+        parts: the bytes, cut anywhere; no part is empty.
+        name: of the file.
+
+    Yields:
+        the text; no part is empty.
+
     Raises:
-        InputError: naming the file, line and byte that is not UTF-8 or NUL.
+        InputError: naming the file, line and byte that is the first that is not UTF-8 or NUL.
     """
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-        wrong = data.find(b"\0")
-    except UnicodeDecodeError as error:
-        wrong = error.start
-    if wrong < 0:
-        return text
-    line = data.count(b"\n", 0, wrong) + 1
-    what = "not UTF-8" if data[wrong] else "a NUL byte: is it UTF-16, or no text?"
-    raise InputError(
-        f"{name}: line {line}, byte {wrong}: {what} (0x{data[wrong]:02x}); "
-        "convert the file to UTF-8"
-    )
+    position = lines = 0  # bytes and line feeds that are decoded
+    rest = b""  # the beginning of a character
+    begins = True
+    for part in chain(parts, [b""]):
+        data = rest + part
+        wrong = data.find(0)
+        try:
+            text, length = codecs.utf_8_decode(data, "strict", not part)
+        except UnicodeDecodeError as error:
+            wrong = error.start if wrong < 0 else min(wrong, error.start)
+        if wrong >= 0:
+            line = lines + data.count(b"\n", 0, wrong) + 1
+            what = "not UTF-8" if data[wrong] else "a NUL byte: is it UTF-16, or no text?"
+            raise InputError(
+                f"{name}: line {line}, byte {position + wrong}: {what} (0x{data[wrong]:02x}); "
+                "convert the file to UTF-8"
+            )
+        position += length
+        lines += data.count(b"\n")
+        rest = data[length:]
+        if begins and text:
+            text = text.removeprefix(BYTE_ORDER_MARK)
+            begins = False
+        if text:
+            yield text
 
 
 def from_command_line(argument: str) -> str:
     """Return a word of the command line as UTF-8, whatever the locale took it for."""
     return os.fsencode(argument).decode("utf-8", "surrogateescape")
-
-
-def read_words(path: Path) -> list[str]:
-    """Read a text file into words.
-
-    Raises:
-        InputError: the file is missing, is not UTF-8, or holds no word.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    words = split_words(decode(data, str(path)))
-    if all(word == EOS for word in words):
-        raise InputError(f"{path}: no word in it")
-    return words

@@ -1,16 +1,14 @@
 """Words to indices and back."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptb_lm.corpus.text import EOS, UNK
-
-TokenIds = NDArray[np.int32]
+from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, count_token, count_types, parts_of
 
 
 class Vocabulary:
@@ -26,11 +24,9 @@ class Vocabulary:
             raise ValueError(f"a vocabulary holds each word once, {EOS} and {UNK} among them")
 
     @classmethod
-    def of_text(cls, words: Iterable[str]) -> "Vocabulary":
-        """Collect the types of a training text."""
-        counts = Counter(words)
-        for special in (EOS, UNK):
-            counts.setdefault(special, 0)
+    def of_counts(cls, counts: Mapping[str, int]) -> "Vocabulary":
+        """Collect the types of a training text, given how often it has each."""
+        counts = {EOS: 0, UNK: 0, **counts}
         return cls(sorted(counts, key=lambda word: (-counts[word], word)))
 
     def __len__(self) -> int:
@@ -43,14 +39,58 @@ class Vocabulary:
 
     def encode(self, words: Sequence[str]) -> TokenIds:
         """Map words to indices of shape (N,), unknown words to ``<unk>``."""
-        unknown = self.index[UNK]
-        get = self.index.get
-        return np.fromiter((get(word, unknown) for word in words), np.int32, len(words))
+        indices = map(self.index.get, words, repeat(self.index[UNK]))
+        return np.fromiter(indices, np.int32, len(words))
+
+    def encode_text(self, batches: Iterable[Sequence[str]]) -> TokenIds:
+        """Map a text that comes as lists of words likewise, in memory 4 bytes a token."""
+        tokens = TokenBuffer()
+        for words in batches:
+            tokens.append(self.encode(words))
+        return tokens.joined()
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Map indices to words."""
         return [self.words[index] for index in ids]
 
-    def share_unknown(self, ids: TokenIds) -> float:
+    def decode_text(self, tokens: TokenIds) -> Iterator[list[str]]:
+        """Map a text of shape (N,) likewise, as lists of words."""
+        for part in parts_of(tokens):
+            yield self.decode(part.tolist())
+
+    def share_unknown(self, tokens: TokenIds) -> float:
         """Return the share of tokens that are ``<unk>``, between 0 and 1."""
-        return float(np.mean(ids == self.index[UNK]))
+        return count_token(tokens, self.index[UNK]) / len(tokens)
+
+
+class Numbers(dict[str, int]):
+    """Numbers the words that it is asked for, from 0, in the order in which they first come."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+    def encode(self, words: Sequence[str]) -> TokenIds:
+        """Map words to their numbers."""
+        return np.fromiter(map(self.__getitem__, words), np.int32, len(words))
+
+
+def encode_training_text(batches: Iterable[Sequence[str]]) -> tuple[Vocabulary, TokenIds]:
+    """Collect the vocabulary of a text and encode the text with it, which is read once.
+
+    Args:
+        batches: its words, as lists.
+
+    Returns:
+        the vocabulary, and the tokens, (N,), in memory 4 bytes each.
+    """
+    numbers, buffer = Numbers(), TokenBuffer()
+    for words in batches:
+        buffer.append(numbers.encode(words))
+    tokens = buffer.joined()
+    counts = count_types(tokens, len(numbers)).tolist()
+    vocabulary = Vocabulary.of_counts(dict(zip(numbers, counts, strict=True)))
+    index = np.array([vocabulary.index[word] for word in numbers], np.int32)  # of each number
+    for part in parts_of(tokens):
+        part[:] = index[part]
+    return vocabulary, tokens

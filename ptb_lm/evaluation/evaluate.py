@@ -2,16 +2,19 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import BUILT_IN, SPLITS, data_directory, load_corpus
-from ptb_lm.corpus.text import from_command_line, read_words
-from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
+from ptb_lm.corpus.load import data_directory, load_corpus
+from ptb_lm.corpus.reading import read_words
+from ptb_lm.corpus.splits import BUILT_IN, SPLITS
+from ptb_lm.corpus.text import UNK, from_command_line
+from ptb_lm.corpus.tokens import TokenIds, count_token
+from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import (
     PROTOCOLS,
@@ -27,7 +30,6 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import SCORED_SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def scored_text(
         split=split,
         protocol=protocol,
         streams=1 if protocol == "stream" else batch_size,
-        text_sha256=text_sha256(vocabulary.decode(tokens)),
+        text_sha256=text_sha256(vocabulary.decode_text(tokens)),
         vocabulary_size=len(vocabulary),
     )
 
@@ -79,20 +81,24 @@ def score_text(
         Stopped: a signal came.
     """
     log_probabilities = scorer(network, tokens, text.streams, stop)
-    return Scores(name, text, log_probabilities.numpy().astype(np.float32))
+    return Scores(name, text, log_probabilities.numpy().astype(np.float32, copy=False))
 
 
 def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
     """Score valid and test with the last weights, under the paper's protocols, and keep both.
 
     What is kept already is not made again: a run that trains on removes its scores first, so that
-    those in a run folder are always its last weights'.
+    those in a run folder are always its last weights'. Valid comes last: a run folder that has its
+    scores has all that there are to be, with or without a test text.
+
+    Returns:
+        the scores of valid and, where the corpus has it, of test.
 
     Raises:
         Stopped: a signal came; the same call goes on with the split that is missing.
     """
     scores = {}
-    for split in SCORED_SPLITS:
+    for split in reversed(run.scored_splits):
         tokens, path = run.corpus.splits[split], run.folder.scores(split)
         text = scored_text(
             run.corpus.vocabulary,
@@ -106,7 +112,7 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
             kept = score_text(run.network, tokens, text, str(run.folder.last), stop)
             save_scores(kept, path)
         scores[split] = kept
-    return scores
+    return {split: scores[split] for split in run.scored_splits}
 
 
 def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
@@ -171,7 +177,8 @@ def evaluate(
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
-        split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on.
+        split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on, which
+            need not have a test text.
         text: a file of another text, instead of a split.
         protocol: ``stream`` or ``columns``; by default the paper's for the split.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
@@ -244,7 +251,7 @@ def _evaluate(model: TrainedModel, request: EvaluationRequest, way: Way, stop: S
 def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:
     """Return the text to score, in the model's indices."""
     if request.text is not None:
-        return _tokens_of_file(model.vocabulary, request.text)
+        return _tokens_of_file(model.vocabulary, request.text, stop)
     data = model.config.run.data
     if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
         raise InputError(
@@ -258,18 +265,32 @@ def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> 
             f"data {corpus.name} ({len(corpus.vocabulary):,} words); use --text FILE to evaluate "
             "it on another text"
         )
+    if request.split not in corpus.splits:
+        raise InputError(
+            f"{model.name}: the folder {data} that it was trained on has no test.txt; use "
+            "--split valid, or --text FILE"
+        )
     return corpus.splits[request.split]
 
 
-def _tokens_of_file(vocabulary: Vocabulary, path: Path) -> TokenIds:
-    words = read_words(path)
-    unknown = sum(word not in vocabulary.index for word in words)
+def _tokens_of_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> TokenIds:
+    """Encode a text file, and say how much of it the vocabulary does not have."""
+    written = 0  # <unk> that the file has itself
+
+    def words_of_file() -> Iterator[list[str]]:
+        nonlocal written
+        for words in read_words(path, stop):
+            written += words.count(UNK)
+            yield words
+
+    tokens = vocabulary.encode_text(words_of_file())
+    unknown = count_token(tokens, vocabulary.index[UNK]) - written
     if unknown:
         logger.warning(
             "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
             path,
             f"{unknown:,}",
-            f"{len(words):,}",
-            100 * unknown / len(words),
+            f"{len(tokens):,}",
+            100 * unknown / len(tokens),
         )
-    return vocabulary.encode(words)
+    return tokens

@@ -13,7 +13,7 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar
@@ -135,9 +135,14 @@ def result_table(members: Sequence[Scores]) -> dict[str, Any]:
     }
 
 
-def text_sha256(words: Sequence[str]) -> str:
-    """Return the identity of a text, tokens only."""
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+def text_sha256(batches: Iterable[Sequence[str]]) -> str:
+    """Return the identity of a text that comes as lists of words: of the words, however cut."""
+    digest = hashlib.sha256()
+    separator = ""
+    for words in filter(None, batches):
+        digest.update((separator + "\n".join(words)).encode())
+        separator = "\n"
+    return digest.hexdigest()
 
 
 def save_scores(scores: Scores, path: Path) -> None:

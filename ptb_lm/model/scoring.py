@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ptb_lm.corpus.batching import evaluation_windows, require_columns
-from ptb_lm.corpus.vocabulary import TokenIds
+from ptb_lm.corpus.batching import evaluation_windows, require_columns, widened
+from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.padding import copy_state_
@@ -109,7 +109,7 @@ def _score_text(
     """Score a text in the mode that the network is in, by one pass."""
     shape = (max_steps, share.streams)
     device = network.softmax.weight.device
-    text = torch.from_numpy(tokens.astype("int64")).to(device)
+    text = torch.from_numpy(tokens).to(device)  # int32 (N,)
     scores = torch.zeros(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
     hidden = network.zero_state(share.streams)
     score: ScoreWindow = partial(_score_window, network, text)
@@ -134,17 +134,18 @@ def _score_window(
 
     Args:
         network: in either mode.
-        text: (N,).
+        text: int32 (N,).
         places: which targets, (T, B), see :func:`~ptb_lm.corpus.batching.evaluation_windows`.
         hidden: the state before it.
 
     Returns:
         ln p of each, (T, B), and the state after the last.
     """
-    logits, hidden = network(text[places], hidden)  # (T, B, V)
+    logits, hidden = network(widened(text[places]), hidden)  # (T, B, V)
     wide = at_least_float32(logits)
     log_probabilities = torch.log_softmax(wide, dim=2, out=wide)
-    return log_probabilities.gather(2, text[places + 1].unsqueeze(2)).squeeze(2), hidden
+    targets = widened(text[places + 1])  # (T, B)
+    return log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2), hidden
 
 
 def recording_pays(device: torch.device, windows: int) -> bool:

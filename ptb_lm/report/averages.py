@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from ptb_lm.evaluation.scores import ScoredText, average
 from ptb_lm.report.evidence import Evidence
-from ptb_lm.training.run_folder import SCORED_SPLITS
 
 T = TypeVar("T")
 
@@ -60,8 +59,8 @@ class Reached:
     Attributes:
         groups: the runs of each figure that the estimate is over: one run each, or the members of
             each average.
-        perplexity: by split.
-        scored: by split.
+        perplexity: by split; of test only where the runs' data has a test text.
+        scored: likewise.
     """
 
     groups: tuple[tuple[Evidence, ...], ...]
@@ -104,7 +103,7 @@ def reached_by(runs: Sequence[Evidence], members: int) -> Reached:
     groups = disjoint_groups(runs, members)
     figures = {
         split: [average([run.scores[split] for run in group]) for group in groups]
-        for split in SCORED_SPLITS
+        for split in runs[0].scores
     }
     return Reached(
         tuple(groups),

@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 
 from ptb_lm.config import Config, resolve
-from ptb_lm.corpus.load import SPLITS
+from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.model.libraries import product_routes, set_libraries
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag

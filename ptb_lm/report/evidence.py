@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.config import Config, load_config
+from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import Scores, load_scores
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
@@ -23,8 +24,8 @@ class Evidence:
     Attributes:
         folder: the run folder, with or without its checkpoints.
         config: the resolved config.
-        scores: per-token scores of the last epoch's weights, by split; empty while the run is
-            unfinished.
+        scores: per-token scores of the last epoch's weights, by split, of which there may be no
+            test; empty while the run is unfinished.
     """
 
     folder: RunFolder
@@ -91,9 +92,20 @@ def read_run(path: Path) -> Evidence:
     if not folder.config.is_file():
         advice = f"the runs in it: {path}/*/" if _runs_in(path) else "what `ptb-lm train` has made"
         raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
-    scored = SCORED_SPLITS if folder.is_scored else ()
-    scores = {split: load_scores(folder.scores(split)) for split in scored}
-    return Evidence(folder, load_config(folder.config), scores)
+    config = load_config(folder.config)
+    scored = _splits_scored(folder, config.run.data)
+    return Evidence(folder, config, {split: load_scores(folder.scores(split)) for split in scored})
+
+
+def _splits_scored(folder: RunFolder, data: str) -> tuple[str, ...]:
+    """Return the splits that a run has its figures of: none, unless it has all of them.
+
+    A folder of texts need not have a test text. Where the validation text's scores are there, so
+    are all: they are made last.
+    """
+    there = tuple(split for split in SCORED_SPLITS if folder.scores(split).exists())
+    is_whole = there == SCORED_SPLITS or (there == ("valid",) and data not in BUILT_IN)
+    return there if is_whole else ()
 
 
 def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:

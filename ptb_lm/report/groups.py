@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from ptb_lm.config import Config, preset_names, recipe_of, resolve
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import ScoredText
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.published import TABLE_1, Published, published_for
 from ptb_lm.training.run_folder import SCORED_SPLITS
@@ -96,12 +97,17 @@ def _require_comparable(members: list[Evidence]) -> None:
     finished = [run for run in members if run.finished]
     for run in finished[1:]:
         for split in SCORED_SPLITS:
-            if run.scores[split].text != finished[0].scores[split].text:
+            if _text(run, split) != _text(finished[0], split):
                 raise InputError(
                     f"{run.folder.path}: its {split} text is not what {finished[0].folder.path} "
                     f"scored, as where data {run.config.run.data} has changed between them; report "
                     "them one at a time"
                 )
+
+
+def _text(run: Evidence, split: str) -> ScoredText | None:
+    """Return what a run was scored on; None where its data has no such text."""
+    return run.scores[split].text if split in run.scores else None
 
 
 def _config_title(config: Config) -> str:

@@ -68,7 +68,7 @@ def _paper_cells(row: Row) -> list[str]:
 
 def _other_cells(row: Row) -> list[str]:
     data = row.group.data if row.group else ""
-    words = f"{row.reached.scored['test'].text.vocabulary_size:,}" if row.reached else ""
+    words = f"{row.reached.scored['valid'].text.vocabulary_size:,}" if row.reached else ""
     return [row.title, data, words, ", ".join(row.runs), *_reached_cells(row)]
 
 
@@ -77,9 +77,14 @@ def _reached_cells(row: Row) -> list[str]:
     if row.reached is None:
         return [row.status, "", row.precision, ""]
     reached = row.reached
-    perplexity = " / ".join(str(reached.perplexity[split]) for split in SCORED_SPLITS)
-    scored = " / ".join(str(reached.scored[split]) for split in SCORED_SPLITS)
+    perplexity = " / ".join(_of_split(reached.perplexity, split) for split in SCORED_SPLITS)
+    scored = " / ".join(_of_split(reached.scored, split) for split in SCORED_SPLITS)
     return [perplexity, reached.over, row.precision, scored]
+
+
+def _of_split(values: Mapping[str, object], split: str) -> str:
+    """Return what there is of a split; of data without a test text there is none."""
+    return str(values[split]) if split in values else "none"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

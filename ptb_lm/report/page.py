@@ -174,7 +174,7 @@ def _paper_row(row: Row) -> str:
 
 def _other_row(row: Row) -> str:
     data = row.group.data if row.group else ""
-    words = f"{row.reached.scored['test'].text.vocabulary_size:,}" if row.reached else ""
+    words = f"{row.reached.scored['valid'].text.vocabulary_size:,}" if row.reached else ""
     return (
         f"{_what(row)}<td>{escape(data)}</td>{_number(words)}"
         f'<td class="runs">{escape(", ".join(row.runs))}</td>'
@@ -194,6 +194,9 @@ def _perplexities(row: Row) -> str:
         return f'<td colspan="4" class="status">{escape(row.status)}</td>'
     cells = ""
     for split in SCORED_SPLITS:
+        if split not in row.reached.perplexity:  # of data without a test text
+            cells += '<td colspan="2" class="status">none</td>'
+            continue
         estimate = row.reached.perplexity[split]
         deviation = "" if estimate.deviation is None else f"± {estimate.deviation:.2f}"
         cells += f'<td class="number ours">{estimate.mean:.2f}</td>'
@@ -202,8 +205,8 @@ def _perplexities(row: Row) -> str:
 
 
 def _scored(row: Row) -> str:
-    scored = [str(row.reached.scored[split]) if row.reached else "" for split in SCORED_SPLITS]
-    return "".join(f"<td>{each}</td>" for each in scored)
+    scored = row.reached.scored if row.reached else {}
+    return "".join(f"<td>{scored.get(s, '')}</td>" for s in SCORED_SPLITS)
 
 
 def _number(text: str) -> str:

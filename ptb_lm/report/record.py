@@ -20,7 +20,10 @@ def report_record(comparison: Comparison) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    """Return a row; what the paper does not give, or a run has not reached, is null."""
+    """Return a row.
+
+    What the paper does not give, a run has not reached, or its data has no text for is null.
+    """
     reached, group = row.reached, row.group
     return {
         "model": row.title,
@@ -31,7 +34,7 @@ def _row(row: Row) -> dict[str, Any]:
         "runs": row.runs,
         "seeds": _seeds(reached) if reached else None,
         "paper": asdict(row.paper) if row.paper else None,
-        **{split: _figure(reached, split) if reached else None for split in SCORED_SPLITS},
+        **{split: _figure(reached, split) for split in SCORED_SPLITS},
         "difference_percent": asdict(row.difference) if row.difference else None,
         "status": row.status or "reached",
     }
@@ -42,7 +45,9 @@ def _seeds(reached: Reached) -> list[list[int]]:
     return [[run.config.run.seed for run in group] for group in reached.groups]
 
 
-def _figure(reached: Reached, split: str) -> dict[str, Any]:
+def _figure(reached: Reached | None, split: str) -> dict[str, Any] | None:
+    if reached is None or split not in reached.scored:
+        return None
     perplexity, scored = reached.perplexity[split], reached.scored[split]
     return {
         "mean": perplexity.mean,

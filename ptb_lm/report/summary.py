@@ -20,6 +20,9 @@ def run_summary(run: "Run", scores: Mapping[str, Scores]) -> str:
     """
     state = run.state
     lines = last_epoch_lines(state.epochs_done, run.config, scores)
+    vocabulary = run.corpus.vocabulary
+    unknown = {split: vocabulary.share_unknown(run.corpus.splits[split]) for split in scores}
+    lines.append(comparable_line(run.config.run.data, len(vocabulary), unknown))
     lines.append(
         f"best epoch ({state.best_epoch}): valid {state.best_valid_perplexity:.2f}, in best.pt"
         if state.best_epoch
@@ -37,6 +40,24 @@ def last_epoch_lines(epoch: int, config: Config, scores: Mapping[str, Scores]) -
         known = _beside(config, member.text, reached)
         lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
     return lines
+
+
+def comparable_line(data: str, words: int, unknown: Mapping[str, float]) -> str:
+    """Say what perplexities can be compared with: none over another vocabulary.
+
+    A model that may answer ``<unk>`` for more of a text has the easier task.
+
+    Args:
+        data: the corpus's name.
+        words: of the vocabulary.
+        unknown: the share of ``<unk>`` in each split that was scored; of the Penn Treebank, whose
+            files are known to the byte, it is left out.
+    """
+    vocabulary = f"  vocabulary {words:,} words"
+    if data == "ptb":
+        return f"{vocabulary}: comparable with the paper"
+    shares = " and ".join(f"{share:.2%} of {split}" for split, share in unknown.items())
+    return f"{vocabulary}, <unk> is {shares}: comparable over the same words and texts alone"
 
 
 def evaluation_summary(members: list[Scores], configs: list[Config]) -> str:

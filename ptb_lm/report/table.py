@@ -6,7 +6,7 @@ from ptb_lm.errors import InputError
 from ptb_lm.report.comparison import DEVIATION, Row, paper_rows
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import grouped
-from ptb_lm.report.summary import last_epoch_lines
+from ptb_lm.report.summary import comparable_line, last_epoch_lines
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 BEGIN = "<!-- {name}: made by `make table` from results/ -->"
@@ -75,7 +75,10 @@ def example_output(runs: Sequence[Evidence]) -> str:
     lines = ["not yet run"]
     if small:
         config = small[0].config
-        lines = last_epoch_lines(config.training.epochs, config, small[0].scores)
+        scores = small[0].scores
+        lines = last_epoch_lines(config.training.epochs, config, scores)
+        words = scores["test"].text.vocabulary_size
+        lines.append(comparable_line(config.run.data, words, {}))
     return "\n".join(["```text", *lines, "…", "```"])
 
 

@@ -27,7 +27,7 @@ from ptb_lm.training.checkpoint import (
 )
 from ptb_lm.training.environment import choose_device, describe_environment, settled
 from ptb_lm.training.memory import memory_errors_explained
-from ptb_lm.training.run_folder import Record, RunFolder
+from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError
 from ptb_lm.training.world import ALONE, World
@@ -40,7 +40,7 @@ class Run:
     """All that a training works on.
 
     Attributes:
-        columns: the training text as int64 (N // B, B) on the device; where several processes
+        columns: the training text as int32 (N // B, B) on the device; where several processes
             share the training, this one's columns of it.
         windows: windows, and so steps, of an epoch.
         state: where it stands, beside the weights.
@@ -75,6 +75,16 @@ class Run:
     def finished(self) -> bool:
         """Whether every epoch is trained and validated."""
         return self.state.epochs_done >= self.config.training.epochs
+
+    @property
+    def scored_splits(self) -> tuple[str, ...]:
+        """The splits that it is scored on when it is finished."""
+        return tuple(split for split in SCORED_SPLITS if split in self.corpus.splits)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the last weights' scores are all there."""
+        return all(self.folder.scores(split).exists() for split in self.scored_splits)
 
     @property
     def checkpoint_is_due(self) -> bool:

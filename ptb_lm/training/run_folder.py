@@ -24,7 +24,7 @@ KEYS = ("step", "epoch")
 """What each line of the metrics has."""
 
 SCORED_SPLITS = ("valid", "test")
-"""The splits that a finished run leaves scores of."""
+"""The splits that a finished run leaves scores of; of the last only where there is a test text."""
 
 
 class RunFolder:
@@ -58,11 +58,6 @@ class RunFolder:
     def resumable(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return self.last.exists() or self.previous.exists()
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether the last weights' scores are all there."""
-        return all(self.scores(split).exists() for split in SCORED_SPLITS)
 
     def require_usable(self, *, resume: bool, overwrite: bool) -> None:
         """Raise InputError if there is something here that the call would put out of sight."""

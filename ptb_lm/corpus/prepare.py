@@ -1,0 +1,347 @@
+"""A user's own text as a corpus: its lines in splits, its rare words as ``<unk>``.
+
+Which lines a split gets is drawn; within each they stay in order. The text is read once, and in
+memory are its tokens, 4 bytes each, a byte a line, and its types.
+
+Shapes: N tokens of the text, L lines, V types as they are written in it, S splits.
+"""
+
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptb_lm.corpus.reading import progress, read_words, require_there
+from ptb_lm.corpus.splits import SPLITS, split_file
+from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
+from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
+from ptb_lm.corpus.vocabulary import Numbers
+from ptb_lm.durable import durable_folder
+from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.lock import locked
+from ptb_lm.stop import NEVER, StopFlag
+
+logger = logging.getLogger(__name__)
+
+STANDARD_INPUT = Path("-")
+
+LINE_END = "\0"
+"""Ends a line here: an ``<eos>`` may be a text's own, a NUL never is."""
+
+LINE_END_NUMBER = 0
+NEVER_REPLACED = {LINE_END, EOS, UNK}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a text is made into a corpus.
+
+    Attributes:
+        valid_share: of the lines, those for validation; more than 0.
+        test_share: those for the test; 0: no test text. What is left is for training.
+        lower: put words into lower case.
+        min_count: words that the training text has less often become ``<unk>``. By default 2, so
+            that a model meets ``<unk>`` in training, and every word twice.
+        max_vocab: the most types of the vocabulary, ``<eos>`` and ``<unk>`` among them: the most
+            frequent stay, of equals the first by their code points. None: all.
+        seed: of the draw of the lines.
+    """
+
+    valid_share: float = 0.05
+    test_share: float = 0.05
+    lower: bool = False
+    min_count: int = 2
+    max_vocab: int | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.valid_share < 1:
+            raise InputError(
+                f"--valid-share {self.valid_share}: expected more than 0 and less than 1"
+            )
+        if not 0 <= self.test_share < 1 - self.valid_share:
+            raise InputError(
+                f"--test-share {self.test_share}: expected 0 or more, and with --valid-share "
+                f"{self.valid_share} less than 1"
+            )
+        if self.min_count < 1:
+            raise InputError(f"--min-count {self.min_count}: expected 1 or more")
+        if self.max_vocab is not None and self.max_vocab < 3:
+            raise InputError(
+                f"--max-vocab {self.max_vocab}: expected 3 or more, as {EOS} and {UNK} count"
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits to make."""
+        return SPLITS if self.test_share else SPLITS[:2]
+
+
+DEFAULT = Preparation()
+
+
+def prepare(
+    files: Sequence[Path | str],
+    out: Path | str,
+    preparation: Preparation = DEFAULT,
+    *,
+    overwrite: bool = False,
+    stop: StopFlag = NEVER,
+) -> dict[str, Any]:
+    """Make a folder of train.txt, valid.txt and, unless its share is 0, test.txt from text files.
+
+    Each line of the files, one after the other, is a line of one of them. The folder is there as a
+    whole or not at all, and the same call makes the same bytes.
+
+    Args:
+        files: texts in UTF-8; ``-`` is standard input.
+        out: the folder; those above it are made where they are missing.
+        preparation: how.
+        overwrite: whether a corpus that is there may be replaced.
+        stop: looked at throughout.
+
+    Returns:
+        ``folder``, the settings, ``types`` of the vocabulary, and for each split ``lines``,
+        ``tokens``, ``types`` and ``unknown_share``. ``<eos>`` counts as a token and as a type.
+
+    Raises:
+        InputError: a file is no text, the text is too short, or the folder may not be replaced.
+        PtbLmError: the folder cannot be written.
+        Stopped: a signal came; nothing was written.
+    """
+    sources, folder = [Path(file) for file in files], Path(out)
+    if sources.count(STANDARD_INPUT) > 1:
+        raise InputError(f"{STANDARD_INPUT}: standard input comes once; name it once")
+    require_there(source for source in sources if source != STANDARD_INPUT)
+    _require_free(folder, sources, overwrite=overwrite)
+    text = _Text.read(sources, preparation, stop)
+    counts = text.counts(stop)
+    spelling = _spelling(text, counts[0], preparation)
+    description = {
+        "folder": str(folder),
+        **asdict(preparation),
+        "types": len({*spelling, UNK}),
+        "splits": {
+            split: _described(spelling, counts[index])
+            for index, split in enumerate(preparation.splits)
+        },
+    }
+    _require_words(description["splits"], text.name)
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
+    place = folder.resolve()
+    with locked(place.parent, wait=True):
+        _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
+        with durable_folder(place) as new:
+            _write(text, spelling, [split_file(new, split) for split in preparation.splits], stop)
+    return description
+
+
+def _require_free(folder: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise InputError if there is something at a place that may not go."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out {folder}: not a folder; name a folder for the corpus")
+    place = folder.resolve()
+    if place in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(f"--out {folder}: the current folder is in it; name a folder of its own")
+    names = sorted(entry.name for entry in folder.iterdir())
+    if names and not overwrite:
+        raise InputError(
+            f"--out {folder}: there already; use --overwrite to replace it, or name another folder"
+        )
+    for name in names:
+        if name not in {split_file(folder, split).name for split in SPLITS}:
+            raise InputError(
+                f"--out {folder}: {name} in it is no part of a corpus and would go; name another "
+                "folder"
+            )
+    for source in sources:
+        if source != STANDARD_INPUT and source.resolve().parent == place:
+            raise InputError(f"--out {folder}: {source} is in it and would go; name another folder")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text in memory.
+
+    Attributes:
+        name: what it is called in a message.
+        words: its types as they are written in it, by their numbers.
+        tokens: these numbers, (N,), :data:`LINE_END_NUMBER` at the end of each line.
+        split_of_line: uint8 (L,).
+        splits: S.
+    """
+
+    name: str
+    words: list[str]
+    tokens: TokenIds
+    split_of_line: NDArray[np.uint8]
+    splits: int
+
+    @classmethod
+    def read(cls, sources: Sequence[Path], preparation: Preparation, stop: StopFlag) -> "_Text":
+        """Read files one after the other, and draw the splits of their lines.
+
+        Raises:
+            InputError: one of them is no text, or there are too few lines.
+            Stopped: a signal came.
+        """
+        numbers, buffer = Numbers({LINE_END: LINE_END_NUMBER}), TokenBuffer()
+        lines = 0
+        for source in sources:
+            path = None if source == STANDARD_INPUT else source
+            for words in read_words(path, stop, LINE_END):
+                buffer.append(numbers.encode(words))
+                lines += words.count(LINE_END)
+        name = f"{len(sources)} files"
+        if len(sources) == 1:
+            name = "standard input" if sources[0] == STANDARD_INPUT else str(sources[0])
+        split_of_line = _draw(lines, preparation, name, stop)
+        return cls(name, list(numbers), buffer.joined(), split_of_line, len(preparation.splits))
+
+    def parts(self, stop: StopFlag) -> Iterator[tuple[int, TokenIds]]:
+        """Yield the text in order, part by part, each with the number of its split."""
+        line = 0
+        for part in parts_of(self.tokens):
+            stop.check()
+            ends = part == LINE_END_NUMBER
+            ended = np.cumsum(ends)
+            split = self.split_of_line[line + ended - ends]  # of each token
+            line += int(ended[-1])
+            for index in range(self.splits):
+                yield index, part[split == index]
+
+    def counts(self, stop: StopFlag) -> NDArray[np.int64]:
+        """Return how often each split has each type, (S, V)."""
+        counts = np.zeros((self.splits, len(self.words)), np.int64)
+        for split, tokens in self.parts(stop):
+            counts[split] += np.bincount(tokens, minlength=len(self.words))
+        return counts
+
+
+def _draw(lines: int, preparation: Preparation, name: str, stop: StopFlag) -> NDArray[np.uint8]:
+    """Draw the split of each line, (L,): each set of so many lines is as likely as any other.
+
+    Line after line is taken with the probability that what is still wanted has among what is left
+    (Knuth, The Art of Computer Programming, volume 2, section 3.4.2, algorithm S). It needs
+    nothing of the generator but ``random()``, which is the same on every version of Python.
+
+    Raises:
+        InputError: there are too few lines.
+        Stopped: a signal came.
+    """
+    valid = max(1, round(lines * preparation.valid_share))
+    test = max(1, round(lines * preparation.test_share)) if preparation.test_share else 0
+    if lines <= valid + test:
+        raise InputError(
+            f"{name}: too few lines ({lines:,}) to be cut into {', '.join(preparation.splits)}; "
+            "a line is a sentence, give more of them"
+        )
+    split_of_line = bytearray(lines)
+    draw = random.Random(preparation.seed).random
+    for line in range(lines):
+        drawn = draw() * (lines - line)
+        if drawn < valid:
+            split_of_line[line] = 1
+            valid -= 1
+        elif drawn < valid + test:
+            split_of_line[line] = 2
+            test -= 1
+        if line % 1_000_000 == 0:
+            stop.check()
+    return np.frombuffer(split_of_line, np.uint8)
+
+
+def _spelling(text: _Text, trained: NDArray[np.int64], preparation: Preparation) -> list[str]:
+    """Return what each type becomes: itself, perhaps in lower case, or ``<unk>``.
+
+    Args:
+        text: with V types.
+        trained: how often the training text has each, (V,).
+        preparation: which of them stay.
+
+    Raises:
+        InputError: none would.
+    """
+    words = [word.lower() for word in text.words] if preparation.lower else text.words
+    counts: Counter[str] = Counter()
+    for word, count in zip(words, trained.tolist(), strict=True):
+        counts[word] += count
+    for special in NEVER_REPLACED:
+        counts.pop(special, None)
+    kept = {word for word, count in counts.items() if count >= preparation.min_count}
+    if preparation.max_vocab is not None and len(kept) > preparation.max_vocab - 2:
+        by_frequency = sorted(kept, key=lambda word: (-counts[word], word))
+        kept = {*by_frequency[: preparation.max_vocab - 2]}
+    if not kept:
+        most = max(counts.values(), default=0)
+        raise InputError(
+            f"{text.name}: --min-count {preparation.min_count} leaves no word, as the most "
+            f"frequent comes {most:,} times in the training lines; lower it, or give more text"
+        )
+    kept |= NEVER_REPLACED
+    return [EOS if word == LINE_END else word if word in kept else UNK for word in words]
+
+
+def _described(spelling: Sequence[str], counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Describe a split, given how often it has each type, (V,)."""
+    written: Counter[str] = Counter()
+    for number in np.flatnonzero(counts).tolist():
+        written[spelling[number]] += int(counts[number])
+    return {
+        "lines": int(counts[LINE_END_NUMBER]),
+        "tokens": written.total(),
+        "types": len(written),
+        "unknown_share": written[UNK] / written.total(),
+    }
+
+
+def _require_words(splits: Mapping[str, dict[str, Any]], name: str) -> None:
+    """Raise InputError if a split has empty lines alone; warn where ``<unk>`` cannot be learned."""
+    for split, facts in splits.items():
+        if facts["types"] == 1:  # which is <eos>
+            raise InputError(
+                f"{name}: no word in the {facts['lines']:,} lines drawn for {split}; give more "
+                "text, a larger share, or another --seed"
+            )
+    unknown = [split for split, facts in splits.items() if facts["unknown_share"]]
+    if unknown and "train" not in unknown:
+        logger.warning(
+            "%s has no %s, so that a model cannot learn how likely it is in %s; --min-count 2 or "
+            "more makes some",
+            *("train", UNK, " and ".join(unknown)),
+        )
+
+
+def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: StopFlag) -> None:
+    """Write a text, a line a line, its words with a space between them."""
+    words = ["\n", *spelling[1:]]
+    begins_file, begins_line = [True] * len(files), [True] * len(files)
+    with ExitStack() as stack:
+        outputs = [
+            stack.enter_context(file.open("w", encoding="utf-8", newline="")) for file in files
+        ]
+        bar = stack.enter_context(progress("writing", len(text.tokens), " tokens"))
+        for split, tokens in text.parts(stop):
+            bar.update(len(tokens))
+            if not len(tokens):
+                continue
+            part = "".join(f" {words[number]}" for number in tokens.tolist())
+            part = part.replace(" \n", "\n").replace("\n ", "\n")
+            # Where it begins a file, a word may begin with what would be taken for its mark.
+            if begins_line[split] and not (begins_file[split] and part[1:2] == BYTE_ORDER_MARK):
+                part = part.removeprefix(" ")
+            outputs[split].write(part)
+            begins_file[split], begins_line[split] = False, part[-1] == "\n"

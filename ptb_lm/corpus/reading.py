@@ -1,0 +1,94 @@
+"""Text files to words, a part at a time: in memory is what is being split, and nothing else."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NoReturn
+
+from tqdm import tqdm
+
+from ptb_lm.corpus.text import EOS, decoded, words_of
+from ptb_lm.errors import InputError
+from ptb_lm.stop import NEVER, StopFlag
+
+PART_BYTES = 1 << 16
+"""What is read and split at once: few enough words that a processor's cache holds them."""
+
+SECONDS_UNTIL_SHOWN = 0.5
+"""A bar of less would only flash."""
+
+tqdm.monitor_interval = 0  # no thread beside ours
+
+
+def read_words(
+    path: Path | None, stop: StopFlag = NEVER, line_end: str = EOS
+) -> Iterator[list[str]]:
+    """Read a text file into words, with a bar where standard error is a terminal.
+
+    Args:
+        path: of the file, or None for standard input; it is read once, so that a pipe will do.
+        stop: looked at before each part, and ends the wait for one.
+        line_end: what a line is ended with, see :func:`~ptb_lm.corpus.text.words_of`.
+
+    Yields:
+        lists of some thousands of words.
+
+    Raises:
+        InputError: the file is missing, is not UTF-8, or holds no word.
+        Stopped: a signal came.
+    """
+    name = "standard input" if path is None else str(path)
+    has_words = False
+    for words in words_of(decoded(_parts_of(path, name, stop), name), line_end):
+        has_words = has_words or any(word not in (EOS, line_end) for word in words)
+        yield words
+    if not has_words:
+        raise InputError(f"{name}: no word in it")
+
+
+def require_there(paths: Iterable[Path]) -> None:
+    """Raise InputError if one of several files is missing, before the first is read."""
+    for path in paths:
+        try:
+            path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _parts_of(path: Path | None, name: str, stop: StopFlag) -> Iterator[bytes]:
+    """Yield the bytes of a file."""
+    try:
+        with _opened(path) as file, progress("reading", _size(file), "B") as bar:
+            while True:
+                with stop.while_waiting():
+                    part = file.read(PART_BYTES)
+                if not part:
+                    break
+                yield part
+                bar.update(len(part))
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _opened(path: Path | None) -> IO[bytes]:
+    return os.fdopen(0, "rb", closefd=False) if path is None else path.open("rb")
+
+
+def _size(file: IO[bytes]) -> int | None:
+    """Return how many bytes a file has; of a pipe nobody knows."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def progress(what: str, total: int | None, unit: str) -> "tqdm[NoReturn]":
+    """Return a bar that is shown on a terminal, if it takes long enough to be read."""
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        leave=False,
+        disable=None,
+        delay=SECONDS_UNTIL_SHOWN,
+    )
