@@ -8,9 +8,14 @@ counted over.
 """
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ptb_lm.errors import InputError
+from ptb_lm.stop import NEVER, StopFlag
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -23,26 +28,34 @@ def split_words(text: str) -> list[str]:
     return text.replace("\n", f" {EOS} ").split()
 
 
-def decode(data: bytes, name: str) -> str:
+def decode(data: bytes, name: str, lines_before: int = 0, bytes_before: int = 0) -> str:
     """Decode UTF-8, with or without a byte order mark.
 
     A NUL is UTF-8, but of no text: it comes from UTF-16 or from a file of another kind, and a
     model of it would be one of nothing.
 
+    Args:
+        data: a file, or whole lines of it.
+        name: what to call the file.
+        lines_before: how many lines of the file come before these.
+        bytes_before: how many bytes.
+
     Raises:
         InputError: naming the file, line and byte that is not UTF-8 or NUL.
     """
     try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
+        text = data.decode("utf-8")
+        if bytes_before == 0:
+            text = text.removeprefix("\ufeff")
         wrong = data.find(b"\0")
     except UnicodeDecodeError as error:
         wrong = error.start
     if wrong < 0:
         return text
-    line = data.count(b"\n", 0, wrong) + 1
+    line = lines_before + data.count(b"\n", 0, wrong) + 1
     what = "not UTF-8" if data[wrong] else "a NUL byte: is it UTF-16, or no text?"
     raise InputError(
-        f"{name}: line {line}, byte {wrong}: {what} (0x{data[wrong]:02x}); "
+        f"{name}: line {line}, byte {bytes_before + wrong}: {what} (0x{data[wrong]:02x}); "
         "convert the file to UTF-8"
     )
 
@@ -61,8 +74,65 @@ def read_words(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(str(path), error) from None
     words = split_words(decode(data, str(path)))
     if all(word == EOS for word in words):
         raise InputError(f"{path}: no word in it")
     return words
+
+
+STANDARD_INPUT = Path("-")
+
+
+@contextmanager
+def opened(path: Path, stop: StopFlag = NEVER) -> Iterator[IO[bytes]]:
+    """Open a file to read lines from; ``-`` is standard input.
+
+    Raises:
+        InputError: it cannot be read.
+        Stopped: a signal came while a pipe waited for its writer.
+    """
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError("standard input is closed; name a file")
+        yield sys.stdin.buffer
+        return
+    try:
+        with stop.while_waiting():
+            file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    with file:
+        yield file
+
+
+def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[str]:
+    """Read a text line by line as it comes, holding no more than one.
+
+    Args:
+        file: see :func:`opened`.
+        name: what to call it.
+        stop: heard while a line is waited for.
+
+    Yields:
+        each line without its line feed.
+
+    Raises:
+        InputError: a line is not UTF-8, or the file can be read no further.
+        Stopped: a signal came.
+    """
+    lines = bytes_ = 0
+    while True:
+        try:
+            with stop.while_waiting():
+                data = file.readline()
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        if not data:
+            return
+        yield decode(data, name, lines, bytes_).removesuffix("\n")
+        lines, bytes_ = lines + 1, bytes_ + len(data)
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    return InputError(f"{name}: cannot be read: {error.strerror}")
