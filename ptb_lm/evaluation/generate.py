@@ -118,7 +118,8 @@ def next_word_probabilities(
     if sampling.top_k is None and sampling.top_p == 1:
         return probabilities
     ordered, indices = probabilities.sort(descending=True, stable=True)
-    ordered[sampling.top_k :] = 0
+    if sampling.top_k is not None:
+        ordered[sampling.top_k :] = 0
     if sampling.top_p < 1:
         mass = ordered.cumsum(0) / ordered.sum()
         nucleus = int((mass < sampling.top_p).sum()) + 1
