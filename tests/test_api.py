@@ -1,8 +1,9 @@
 """What a notebook imports: the functions that the command line uses itself."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
@@ -55,5 +56,21 @@ def test_evaluate_takes_a_text(model: ptb_lm.TrainedModel) -> None:
 def test_generate_gives_what_the_command_prints(model: ptb_lm.TrainedModel) -> None:
     printed = done("generate", LAST, "--words", "30", "--seed", "5", "--prompt", "a b").out
     drawn = ptb_lm.generate(model, ["a", "b"], 30, generator=torch.Generator().manual_seed(5))
-    words = " ".join(["a", "b", *drawn]).replace(" <eos>", "\n").replace("\n ", "\n") + "\n"
-    assert words == printed
+    assert words_and_lines(["a", "b", *drawn]) == printed
+    greedy = done("generate", LAST, "--words", "9", "--top-k", "1", "--top-p", "0.5").out
+    sampling = ptb_lm.Sampling(top_k=1, top_p=0.5)
+    assert words_and_lines(ptb_lm.generate(model, count=9, sampling=sampling)) == greedy
+    assert len(list(ptb_lm.generate(model, ["a"]))) == 100
+
+
+def test_score_gives_what_the_command_prints(model: ptb_lm.TrainedModel) -> None:
+    lines = Path("text/test.txt").read_text().splitlines()
+    printed = done("score", LAST, "text/test.txt", "--json-lines").out.splitlines()
+    for sentence, line in zip(ptb_lm.score(model, lines), printed, strict=True):
+        row = json.loads(line)
+        assert sentence.log_probability == row["log_probability_nats"]
+        assert sentence.perplexity == row["perplexity"]
+
+
+def words_and_lines(words: Iterable[str]) -> str:
+    return " ".join(words).replace(" <eos>", "\n").replace("\n ", "\n") + "\n"

@@ -607,6 +607,72 @@ MISTAKES = {
     ),
     "no words to generate": Mistake(["generate", LAST, "--words", "0"], ["--words", "1"]),
     "no temperature": Mistake(["generate", LAST, "--temperature", "0"], ["--temperature", "0.01"]),
+    "no samples": Mistake(["generate", LAST, "--samples", "0"], ["--samples", "1"]),
+    "a temperature that is no number": Mistake(
+        ["generate", LAST, "--temperature", "nan"], ["--temperature", "0.01"]
+    ),
+    "a temperature without end": Mistake(
+        ["generate", LAST, "--temperature", "inf"], ["temperature inf: expected a number above 0"]
+    ),
+    "none of the likeliest words": Mistake(["generate", LAST, "--top-k", "0"], ["--top-k", "1"]),
+    "an empty nucleus": Mistake(
+        ["generate", LAST, "--top-p", "0"],
+        ["top-p 0.0: expected a number above 0, and at most 1"],
+    ),
+    "more than all probability": Mistake(
+        ["generate", LAST, "--top-p", "90"], ["top-p 90.0: expected a number above 0, and at most"]
+    ),
+    # scoring
+    "no checkpoint to score with": Mistake(
+        ["score", "nowhere.pt", "text/test.txt"], ["nowhere.pt: no such checkpoint"]
+    ),
+    "a text in the place of the checkpoint": Mistake(
+        ["score", "text/test.txt", LAST], ["text/test.txt: not a checkpoint"]
+    ),
+    "a text to score that is not there": Mistake(
+        ["score", LAST, "text/test.txt", "nowhere.txt"],
+        ["nowhere.txt: cannot be read: No such file"],
+    ),
+    "a text to score that is a folder": Mistake(
+        ["score", LAST, "text"], ["text: cannot be read: Is a directory"]
+    ),
+    "a line to score that is not UTF-8": Mistake(
+        ["score", LAST, "note.txt"],
+        ["note.txt: line 3, byte 7: not UTF-8 (0xe9)", "convert the file to UTF-8"],
+        lambda: write("note.txt", b"a b\n\nc \xe9\n"),
+    ),
+    "a NUL in a line to score": Mistake(
+        ["score", LAST, "text/test.txt", "note.txt", "--per-word"],
+        ["note.txt: line 2, byte 2: a NUL byte: is it UTF-16"],
+        lambda: write("note.txt", b"a\n\0b\n"),
+    ),
+    "--nbest without its convention": Mistake(["score", LAST, "--nbest"], ["--nbest", "argument"]),
+    "--nbest nonsense": Mistake(
+        ["score", LAST, "text/test.txt", "--nbest", "kaldi"],
+        ["--nbest kaldi: expected numbered or repeated"],
+    ),
+    "--nbest with --per-word": Mistake(
+        ["score", LAST, "text/test.txt", "--nbest", "numbered", "--per-word"],
+        ["--nbest and --per-word: choose one"],
+    ),
+    "--nbest with --continuous": Mistake(
+        ["score", LAST, "text/test.txt", "--nbest", "numbered", "--continuous"],
+        ["--nbest and --continuous: choose one"],
+    ),
+    "an n-best list without numbers": Mistake(
+        ["score", LAST, "list.txt", "--nbest", "numbered"],
+        ["line 2: the id 'other' does not end in a hyphen and a number", "--nbest repeated"],
+        lambda: write("list.txt", b"utt-1 a b\nother a b\n"),
+    ),
+    "an n-best list with an empty line": Mistake(
+        ["score", LAST, "list.txt", "--nbest", "repeated"],
+        ["line 2: an empty line; expected an id and a text"],
+        lambda: write("list.txt", b"utt a b\n\nutt a\n"),
+    ),
+    "--device nonsense in score": Mistake(
+        ["score", LAST, "text/test.txt", "--device", "gpu"],
+        ["--device gpu: expected auto, cpu or cuda"],
+    ),
     "a seed that no generator takes": Mistake(
         ["generate", LAST, "--seed", str(2**63)], ["--seed", str(2**63 - 1)]
     ),

@@ -532,7 +532,7 @@ print("done")
 
 def test_help_names_every_command() -> None:
     shown = done("--help").out
-    for command in ("train", "eval", "average", "generate", "report", "data", "config"):
+    for command in ("train", "eval", "average", "generate", "score", "report", "data", "config"):
         assert command in shown
 
 

@@ -1,37 +1,73 @@
 """``ptb-lm generate``."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import Device, app
+from ptb_lm.cli.app import Device, app, say
+from ptb_lm.stop import StopFlag
 
 
 @app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
-    words: Annotated[int, typer.Option(min=1, help="How many words to draw.")] = 100,
+    words: Annotated[int, typer.Option(min=1, help="How many words to draw, at most.")] = 100,
     prompt: Annotated[str, typer.Option(help="Words to go on from.")] = "",
+    samples: Annotated[int, typer.Option(min=1, help="How many texts, each of as many words.")] = 1,
+    sentence: Annotated[
+        bool, typer.Option("--sentence", "--stop-at-eos", help="End each at its first <eos>.")
+    ] = False,
     temperature: Annotated[float, typer.Option(min=0.01, help="1 is the model as it is.")] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Only of the K likeliest words; 1 is greedy.")
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Only of the fewest words that have probability P together.")
+    ] = 1.0,
+    allow_unk: Annotated[bool, typer.Option("--allow-unk", help="Draw <unk> too.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 1,
     device: Device = None,
 ) -> None:
-    """Sample text, a sentence a line."""
-    import torch
-
-    from ptb_lm.corpus.text import EOS, from_command_line
+    """Sample text, a sentence a line; several texts with an empty line between."""
+    from ptb_lm.corpus.text import from_command_line
+    from ptb_lm.evaluation.generate import Sampling, sample_generator
     from ptb_lm.evaluation.generate import generate as sample
     from ptb_lm.evaluation.trained import load
 
+    sampling = Sampling(
+        allow_unknown=allow_unk,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_at_eos=sentence,
+    )
     model = load(checkpoint, device or "auto")
-    generator = torch.Generator().manual_seed(seed)
     start = from_command_line(prompt).split()
+    unknown = [word for word in start if word not in model.vocabulary.index]
+    if unknown:
+        say(f"--prompt: not in the vocabulary, counted as <unk>: {' '.join(unknown)}")
+    with StopFlag() as stop:
+        for number in range(samples):
+            generator = sample_generator(seed, number)
+            drawn = sample(model, start, words, sampling, generator, stop)
+            ended_line = _write_as_it_comes(start, drawn)
+            if number + 1 < samples and not sentence and not ended_line:
+                sys.stdout.write("\n")
+            if not (sentence and ended_line):
+                sys.stdout.write("\n")
+
+
+def _write_as_it_comes(start: list[str], drawn: Iterable[str]) -> bool:
+    """Write words, a sentence a line, each as it is drawn; return whether the last ended a line."""
+    from ptb_lm.corpus.text import EOS
+
     sys.stdout.write(" ".join(start))
     space = " " if start else ""
-    for word in sample(model, start, words, temperature, generator):
+    for word in drawn:
         sys.stdout.write("\n" if word == EOS else space + word)
         sys.stdout.flush()
         space = "" if word == EOS else " "
-    sys.stdout.write("\n")
+    return not space

@@ -100,3 +100,49 @@ def evaluation_windows(targets: int, streams: int, max_steps: int) -> Iterator[T
         yield rows[:, None] + starts[None, :]
     if longer:
         yield (starts[:longer] + length)[None, :]
+
+
+def batches_by_length(lengths: Tensor, max_targets: int, least_streams: int) -> Iterator[Tensor]:
+    """Sort sentences into batches of nearly one length, so that little of a batch is padding.
+
+    Args:
+        lengths: targets of each sentence, int64 (S,), at least 1.
+        max_targets: the most of a batch, padding included, where its sentences are short.
+        least_streams: how many sentences are scored side by side where they are long.
+
+    Yields:
+        which sentences, the longest first, int64 (B,).
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    first = 0
+    while first < len(order):
+        longest = int(lengths[order[first]])
+        streams = max(least_streams, max_targets // longest)
+        yield order[first : first + streams]
+        first += streams
+
+
+def padded_windows(
+    starts: Tensor, lengths: Tensor, max_targets: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Lay out sentences of a text side by side, in windows from each of which the state goes on.
+
+    A sentence that ends within a window is padded by its own last place, and has no column in the
+    windows after it. As a network sees nothing ahead, what is padded changes no score.
+
+    Args:
+        starts: the first target of each sentence, int64 (B,).
+        lengths: how many targets it has, (B,), the greatest first.
+        max_targets: the most places of a window; at least B.
+
+    Yields:
+        which target each place scores, int64 (T, B or less), as :func:`evaluation_windows` does;
+        and whether the place counts or is padding, bool of the same shape.
+    """
+    row = 0
+    while streams := int((lengths > row).sum()):
+        steps = min(max_targets // streams, int(lengths[0]) - row)
+        rows = torch.arange(row, row + steps)[:, None]
+        ends = lengths[:streams]
+        yield starts[:streams] + torch.minimum(rows, ends - 1), rows < ends
+        row += steps

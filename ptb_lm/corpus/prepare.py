@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptb_lm.corpus.reading import progress, read_words, require_there
+from ptb_lm.corpus.reading import STANDARD_INPUT, progress, read_words, require_there
 from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
@@ -30,8 +30,6 @@ from ptb_lm.lock import locked
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
-
-STANDARD_INPUT = Path("-")
 
 LINE_END = "\0"
 """Ends a line here: an ``<eos>`` may be a text's own, a NUL never is."""

@@ -2,7 +2,9 @@
 
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -45,6 +47,62 @@ def read_words(
         yield words
     if not has_words:
         raise InputError(f"{name}: no word in it")
+
+
+STANDARD_INPUT = Path("-")
+
+
+@contextmanager
+def opened(path: Path, stop: StopFlag = NEVER) -> Iterator[IO[bytes]]:
+    """Open a file to read lines from; ``-`` is standard input.
+
+    Raises:
+        InputError: it cannot be read.
+        Stopped: a signal came while a pipe waited for its writer.
+    """
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError("standard input is closed; name a file")
+        yield sys.stdin.buffer
+        return
+    try:
+        with stop.while_waiting():
+            file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[str]:
+    """Read a text line by line as it comes, holding no more than one.
+
+    Args:
+        file: see :func:`opened`.
+        name: what to call it.
+        stop: heard while a line is waited for.
+
+    Yields:
+        each line without its line feed.
+
+    Raises:
+        InputError: a line is not UTF-8, or the file can be read no further.
+        Stopped: a signal came.
+    """
+    for line in decoded(_lines_of(file, name, stop), name):
+        yield line.removesuffix("\n")
+
+
+def _lines_of(file: IO[bytes], name: str, stop: StopFlag) -> Iterator[bytes]:
+    while True:
+        try:
+            with stop.while_waiting():
+                line = file.readline()
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+        if not line:
+            return
+        yield line
 
 
 def require_there(paths: Iterable[Path]) -> None:

@@ -1,12 +1,57 @@
-"""Sampled text."""
+"""Sampled text.
 
+Shapes: V words.
+"""
+
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ptb_lm.corpus.text import EOS, UNK
-from ptb_lm.errors import PtbLmError
-from ptb_lm.evaluation.trained import TrainedModel
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.trained import TrainedModel, require_probabilities
+from ptb_lm.stop import NEVER, StopFlag
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How words are drawn. The defaults draw from the model as it is, but for ``<unk>``.
+
+    They act in this order, each on what the one before leaves.
+
+    Attributes:
+        allow_unknown: whether ``<unk>`` may be drawn.
+        temperature: logits are divided by it; below 1 the likely words become likelier.
+        top_k: only the k likeliest words are drawn (Fan et al., arXiv 1805.04833); of equals, the
+            earlier in the vocabulary. 1 takes the likeliest always; None leaves all.
+        top_p: only the nucleus is drawn: the fewest of the likeliest words that have this
+            probability together (Holtzman et al., arXiv 1904.09751); 1 leaves all.
+        stop_at_eos: whether the first ``<eos>`` is the end.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+
+    allow_unknown: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    stop_at_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature {self.temperature}: expected a number above 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top-k {self.top_k}: expected 1 or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top-p {self.top_p}: expected a number above 0, and at most 1")
+
+
+AS_IT_IS = Sampling()
 
 
 @torch.no_grad()
@@ -14,39 +59,86 @@ def generate(
     model: TrainedModel,
     prompt: Sequence[str] = (),
     count: int = 100,
-    temperature: float = 1.0,
+    sampling: Sampling = AS_IT_IS,
     generator: torch.Generator | None = None,
+    stop: StopFlag = NEVER,
 ) -> Iterator[str]:
-    """Sample words one at a time, each given all before it; ``<unk>`` is never drawn.
+    """Sample words one at a time, each given all before it.
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
         prompt: words that the text goes on from; none stands for the beginning of a sentence.
-        count: how many words to draw, ``<eos>`` among them.
-        temperature: logits are divided by it; 1 samples from the model as it is.
+        count: how many words to draw, ``<eos>`` among them; fewer if it is the end.
+        sampling: what may be drawn, and how likely.
         generator: on the CPU, where the drawing is done on any device; by default PyTorch's own.
+        stop: looked at before each word.
 
     Yields:
         the words drawn.
 
     Raises:
         PtbLmError: the network gives no probabilities.
+        Stopped: a signal came.
     """
     with model.at_work() as network:
         vocabulary, device = model.vocabulary, network.softmax.weight.device
-        unknown = vocabulary.index[UNK]
+        excluded = [] if sampling.allow_unknown else [vocabulary.index[UNK]]
         hidden = network.zero_state(1)
         words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
         for _ in range(count):
+            stop.check()
             logits, hidden = network(words[:, None], hidden)  # (T, 1, V)
-            last = logits[-1, 0].double().cpu()  # (V,)
-            if not last.isfinite().all():
-                raise PtbLmError(
-                    "the checkpoint gives no probabilities: a weight is NaN or infinite"
-                )
-            # Before the softmax: at a low temperature it may have all of it.
-            last[unknown] = -torch.inf
-            weights = torch.softmax(last / temperature, dim=-1)
+            last = logits[-1, 0].double().cpu()
+            require_probabilities(last)
+            weights = next_word_probabilities(last, sampling, excluded)
             drawn = int(torch.multinomial(weights, 1, generator=generator))
             words = torch.tensor([drawn], device=device)
-            yield vocabulary.words[drawn]
+            word = vocabulary.words[drawn]
+            yield word
+            if word == EOS and sampling.stop_at_eos:
+                return
+
+
+def next_word_probabilities(
+    logits: Tensor, sampling: Sampling, excluded: Sequence[int] = ()
+) -> Tensor:
+    """Return the distribution that a word is drawn from.
+
+    Args:
+        logits: of the network, float64 (V,); left as they are.
+        sampling: what may be drawn, and how likely.
+        excluded: words that are never drawn.
+
+    Returns:
+        probabilities, float64 (V,); zero where a word cannot be drawn.
+    """
+    allowed = logits.clone()
+    allowed[list(excluded)] = -torch.inf  # at a low temperature one of them might have it all
+    probabilities = torch.softmax(allowed / sampling.temperature, dim=-1)
+    if sampling.top_k is None and sampling.top_p == 1:
+        return probabilities
+    ordered, indices = probabilities.sort(descending=True, stable=True)
+    if sampling.top_k is not None:
+        ordered[sampling.top_k :] = 0
+    if sampling.top_p < 1:
+        mass = ordered.cumsum(0) / ordered.sum()
+        nucleus = int((mass < sampling.top_p).sum()) + 1
+        ordered[nucleus:] = 0
+    return torch.zeros_like(ordered).scatter_(0, indices, ordered / ordered.sum())
+
+
+def sample_generator(seed: int, sample: int) -> torch.Generator:
+    """Return the random numbers of one of several samples, the same however many there are.
+
+    Those of the first are the seed's own. The others' seeds are spawned from it by NumPy's
+    ``SeedSequence``, so that no two seeds share a stream that only stands elsewhere.
+
+    Args:
+        seed: of all.
+        sample: from 0.
+    """
+    generator = torch.Generator()
+    if sample == 0:
+        return generator.manual_seed(seed)
+    spawned = np.random.SeedSequence(seed, spawn_key=(sample,)).generate_state(1, np.uint32)
+    return generator.manual_seed(int(spawned[0]))

@@ -5,8 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.errors import PtbLmError
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.checkpoint import load_checkpoint
@@ -58,3 +61,9 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         network = checkpoint.network().to(chosen).eval()
     return TrainedModel(str(path), checkpoint.config, checkpoint.vocabulary, network)
+
+
+def require_probabilities(values: Tensor) -> None:
+    """Raise PtbLmError if what a network gives is not all numbers."""
+    if not values.isfinite().all():
+        raise PtbLmError("the checkpoint gives no probabilities: a weight is NaN or infinite")

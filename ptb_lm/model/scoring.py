@@ -11,7 +11,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ptb_lm.corpus.batching import evaluation_windows, require_columns, widened
+from ptb_lm.corpus.batching import (
+    batches_by_length,
+    evaluation_windows,
+    padded_windows,
+    require_columns,
+    widened,
+)
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
@@ -23,6 +29,9 @@ from ptb_lm.stop import NEVER, StopFlag
 
 # A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
 TARGETS_PER_WINDOW = 1000
+
+# Sentences scored side by side, however long: with fewer the recurrent product slows down.
+LEAST_STREAMS = 16
 
 Scorer = Callable[[LanguageModel, TokenIds, int, StopFlag], Tensor]
 """See :func:`target_log_probabilities`."""
@@ -103,14 +112,84 @@ def monte_carlo_log_probabilities(
     return total - math.log(samples)
 
 
+@torch.no_grad()
+def sentence_log_probabilities(
+    network: LanguageModel, tokens: TokenIds, lengths: Tensor, stop: StopFlag = NEVER
+) -> Tensor:
+    """Score each sentence of a text as if it stood alone: a zero state, then ``<eos>``, then it.
+
+    Sentences of like lengths are scored side by side; a score is the same to rounding as one at a
+    time. However many and however long they are, memory is that of a window and of the result.
+
+    Args:
+        network: left in the mode it was in.
+        tokens: ``<eos>``, then the sentences one after another, each with its ``<eos>``, (N,).
+        lengths: of each sentence with its ``<eos>``, int64; their sum is N - 1.
+        stop: looked at before each window.
+
+    Returns:
+        ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
+
+    Raises:
+        Stopped: a signal came; the network is as it was.
+    """
+    text, scores = _text_and_room(network, tokens)
+    starts = lengths.cumsum(0) - lengths
+    with _in_mode(network, training=False):
+        for batch in batches_by_length(lengths, TARGETS_PER_WINDOW, LEAST_STREAMS):
+            hidden = network.zero_state(len(batch))
+            for window in padded_windows(starts[batch], lengths[batch], TARGETS_PER_WINDOW):
+                stop.check()
+                places, counted = (part.to(text.device) for part in window)  # (T, B)
+                before = first_streams(hidden, places.shape[1])
+                scored, hidden = _score_window(network, text, places, before)
+                scores[places[counted]] = scored[counted]
+    return scores.cpu()
+
+
+@torch.no_grad()
+def continued_log_probabilities(
+    network: LanguageModel, tokens: TokenIds, hidden: HiddenState, stop: StopFlag = NEVER
+) -> tuple[Tensor, HiddenState]:
+    """Score a part of a stream from the state that the part before it left.
+
+    Args:
+        network: left in the mode it was in.
+        tokens: the last token of the part before, then the part; (N,), N may be 1.
+        hidden: the state of one stream.
+        stop: looked at before each window.
+
+    Returns:
+        ln p of the tokens 1 … N-1, (N - 1,), on the CPU, and the state before the last token.
+
+    Raises:
+        Stopped: a signal came; the network is as it was.
+    """
+    text, scores = _text_and_room(network, tokens)
+    if len(scores) == 0:
+        return scores, hidden
+    with _in_mode(network, training=False):
+        for places in evaluation_windows(len(scores), 1, TARGETS_PER_WINDOW):
+            stop.check()
+            places = places.to(text.device)
+            scores[places], hidden = _score_window(network, text, places, hidden)
+    return scores.cpu(), hidden
+
+
+def _text_and_room(network: LanguageModel, tokens: TokenIds) -> tuple[Tensor, Tensor]:
+    """Put a text of N tokens on the network's device, beside zeros for its N - 1 scores."""
+    weight = network.softmax.weight
+    text = torch.from_numpy(tokens).to(weight.device)  # int32
+    return text, weight.new_zeros(len(tokens) - 1)
+
+
 def _score_text(
     network: LanguageModel, tokens: TokenIds, max_steps: int, share: Share, stop: StopFlag
 ) -> Tensor:
     """Score a text in the mode that the network is in, by one pass."""
     shape = (max_steps, share.streams)
-    device = network.softmax.weight.device
-    text = torch.from_numpy(tokens).to(device)  # int32 (N,)
-    scores = torch.zeros(len(tokens) - 1, dtype=network.softmax.weight.dtype, device=device)
+    text, scores = _text_and_room(network, tokens)
+    device = text.device
     hidden = network.zero_state(share.streams)
     score: ScoreWindow = partial(_score_window, network, text)
     score_whole = score
