@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class RunFolder:
         previous: the one before it, to fall back on.
         best: the weights of the epoch with the lowest validation perplexity.
         lock: held by the training that is at work here.
+        followers: called with each record that is added to the metrics, after it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,10 +50,16 @@ class RunFolder:
         self.previous = path / "previous.pt"
         self.best = path / "best.pt"
         self.lock = path / ".lock"
+        self.followers: list[Callable[[Record], None]] = []
 
     def scores(self, split: str) -> Path:
         """Return the file of the last weights' per-token scores of a split."""
         return self.path / f"scores-{split}.npz"
+
+    @property
+    def event_files(self) -> list[Path]:
+        """The metrics again, as TensorBoard reads them; it knows its files by this name."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
 
     @property
     def resumable(self) -> bool:
@@ -138,7 +145,13 @@ class RunFolder:
         for file in (self.previous, self.last):
             self._remove(file)
         self.forget_scores()
+        self.forget_events()
         for file in (self.best, self.metrics, self.environment, self.config):
+            self._remove(file)
+
+    def forget_events(self) -> None:
+        """Remove what was written for TensorBoard."""
+        for file in self.event_files:
             self._remove(file)
 
     def forget_scores(self) -> None:
@@ -195,6 +208,8 @@ class RunFolder:
             PtbLmError: it could not be written.
         """
         self._write_metrics(to_json(record) + "\n")
+        for follow in tuple(self.followers):
+            follow(record)
 
     def flush_metrics(self) -> None:
         """Bring the metrics to disk, as those up to a checkpoint must be there before it is."""
@@ -233,12 +248,19 @@ def read_metrics(path: Path) -> list[Record]:
         return []
     records: list[Record] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and all(isinstance(record.get(key), int) for key in KEYS):
+        record = metrics_record(line)
+        if record is not None:
             records.append(record)
         else:
             logger.warning("%s: a line that is not whole is left out", path)
     return records
+
+
+def metrics_record(line: str) -> Record | None:
+    """Read a line of the metrics; None if it is not a whole one."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_whole = isinstance(record, dict) and all(isinstance(record.get(key), int) for key in KEYS)
+    return record if is_whole else None
