@@ -48,22 +48,20 @@ def events_follow_metrics(folder: RunFolder, targets_per_step: int) -> Iterator[
     before is reckoned back from now as if the run had never been stopped.
 
     Args:
-        folder: one that is held; its older event files are replaced.
+        folder: one that is held; what its older event files hold is removed.
         targets_per_step: T * B.
 
     Raises:
         PtbLmError: the file could not be written. If only later it cannot, a warning says so and
             the training goes on.
     """
-    folder.forget_events()
-    now = time.time()
-    # Not the name that TensorBoard would give it, which has the machine's in it.
-    path = folder.path / f"events.out.tfevents.{now:.6f}.ptb-lm"
     records = read_metrics(folder.metrics)
     elapsed = training_seconds(records, targets_per_step)
-    began = now - max(elapsed, default=0.0)
+    began = time.time() - max(elapsed, default=0.0)
+    path = folder.path
     with ExitStack() as stack:
         try:
+            path = folder.next_event_file()
             # Unbuffered, so that a point is there for others at once.
             events = EventFile(stack.enter_context(path.open("wb", buffering=0)), began)
             for record, seconds in zip(records, elapsed, strict=True):
@@ -101,7 +99,7 @@ class EventFile:
         self._writer = RecordWriter(file)
         self._last_step: dict[str, int] = {}
         self._write(wall_time, file_version="brain.Event:2")
-        # Of a reader that has seen an earlier file of this run: nothing in that holds any more.
+        # What a reader has read of an earlier file of this run does not hold any more.
         start = SessionLog(status=SessionLog.START)
         self._write(wall_time, step=0, session_log=start)
 

@@ -27,6 +27,11 @@ SCORED_SPLITS = ("valid", "test")
 """The splits that a finished run leaves scores of."""
 
 
+EVENTS = "events.out.tfevents.{}.ptb-lm"
+"""An event file's name, with a number; TensorBoard knows its files by the third word."""
+EVENT_DIGITS = 10
+
+
 class RunFolder:
     """The files of a run by their names.
 
@@ -58,8 +63,8 @@ class RunFolder:
 
     @property
     def event_files(self) -> list[Path]:
-        """The metrics again, as TensorBoard reads them; it knows its files by this name."""
-        return sorted(self.path.glob("events.out.tfevents.*"))
+        """The metrics again, as TensorBoard reads them, in the order in which they were begun."""
+        return sorted(self.path.glob(EVENTS.format("[0-9]" * EVENT_DIGITS)))
 
     @property
     def resumable(self) -> bool:
@@ -145,14 +150,23 @@ class RunFolder:
         for file in (self.previous, self.last):
             self._remove(file)
         self.forget_scores()
-        self.forget_events()
-        for file in (self.best, self.metrics, self.environment, self.config):
+        for file in (self.best, *self.event_files, self.metrics, self.environment, self.config):
             self._remove(file)
 
-    def forget_events(self) -> None:
-        """Remove what was written for TensorBoard."""
-        for file in self.event_files:
+    def next_event_file(self) -> Path:
+        """Return the path for a new event file, the older ones being made void.
+
+        The last of them stays, empty: a TensorBoard that is reading it finds its end there and goes
+        on to the new one, where it would wait for a file that is gone to come back.
+        """
+        files = self.event_files
+        for file in files[:-1]:
             self._remove(file)
+        number = 1
+        for file in files[-1:]:
+            os.truncate(file, 0)
+            number += int(file.name.split(".")[3])
+        return self.path / EVENTS.format(f"{number:0{EVENT_DIGITS}}")
 
     def forget_scores(self) -> None:
         """Remove the scores of a run that trains on, as they are no longer its last weights'."""
