@@ -107,9 +107,7 @@ def test_the_log_is_no_part_of_the_run() -> None:
     configs = [Path("runs", name, "config.toml").read_bytes() for name in "ab"]
     assert configs[0] == configs[1]
     files = [{path.name for path in Path("runs", name).iterdir()} for name in "ab"]
-    assert files[0] - files[1] == {
-        path.name for path in RunFolder(Path("runs/a")).event_files
-    }
+    assert files[0] - files[1] == {path.name for path in RunFolder(Path("runs/a")).event_files}
 
 
 def test_overwrite_removes_the_events() -> None:
