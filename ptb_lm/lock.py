@@ -41,8 +41,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             # The number is a courtesy: of a holder that has only just come, it is not there yet.
-            holder = os.read(descriptor, 20).decode(errors="replace").strip()
-            named = f"process {holder}" if holder else "another process"
+            number = os.read(descriptor, 20).decode(errors="replace").strip()
+            named = f"process {number}" if number else "another process"
             raise InputError(
                 f"{path.parent}: in use by {named}; wait for its end, or name another folder"
             ) from None

@@ -15,6 +15,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,8 @@ def test_a_diverged_epoch_is_shown_as_no_number_and_never_the_best() -> None:
 
 def test_lines_that_are_none_are_passed_over_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
     nonsense = 'no json\n[1]\n{"step": "x"}\n' + "[" * 20000 + "\n\xff\n"
+    for step, epoch in ((-1, 1), (2**63, 1), (10**400, 1), (1, -1), (1.5, 1)):
+        nonsense += json.dumps({**end(1, 9.0), "step": step, "epoch": epoch}) + "\n"
     run = make_run(end(1, 180.0))
     write_metrics(run, end(1, 180.0), more=nonsense + json.dumps(end(2, 170.0)) + "\n")
     outcome = done("watch", str(run), "--json")
@@ -436,6 +439,9 @@ STATES = {
     "diverged": ([end(1, None), end(2, None)], False),
     "constant": ([{**end(n, 9.0), "train/perplexity": 9.0} for n in (1, 2)], False),
     "enormous": ([end(1, 1e300), end(2, 1e9)], False),
+    "far beyond": ([{**end(2**62, 9.0), "seconds": 1e308}], False),
+    "slow": ([{**within(10**9, 1), "words_per_second": 1e-300}], False),
+    "no steps": ([{**end(3, 9.0), "step": 0}], False),
     "finished": ([end(n, 200.0 - n) for n in range(1, 14)], True),
 }
 
@@ -462,6 +468,12 @@ def test_what_a_terminal_would_take_for_a_command_is_written_out() -> None:
     shown = done("watch", str(run)).out
     assert "\x1b" not in shown
     assert "\\x1b[31mred\\nline" in shown
+
+
+def test_a_holder_on_another_machine_has_no_number_here() -> None:
+    elsewhere = replace(status_of(make_run(end(1, 180.0))), process=-1)
+    assert elsewhere.state == "training"
+    assert status_view(elsewhere, 80).plain.startswith("x   training\n")
 
 
 def test_a_pipe_gets_the_view_once_and_no_escape_codes() -> None:

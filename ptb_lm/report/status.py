@@ -250,7 +250,7 @@ def read_status(path: Path, now: float) -> RunStatus:
 def _steps_per_epoch(records: Sequence[Record]) -> int | None:
     """Return the steps of an epoch, as the line of an epoch's end tells them."""
     ends = [record for record in records if "valid/perplexity" in record and record["epoch"] > 0]
-    return int(ends[-1]["step"]) // int(ends[-1]["epoch"]) if ends else None
+    return int(ends[-1]["step"]) // int(ends[-1]["epoch"]) or None if ends else None
 
 
 class MetricsTail:

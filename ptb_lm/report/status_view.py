@@ -53,7 +53,9 @@ def status_view(status: RunStatus, width: int, height: float = inf) -> Text:
 
 def _head(status: RunStatus, width: int) -> list[Text]:
     """Return what is shown at any height: name, state, where it stands, the figures."""
-    state = status.state if status.process is None else f"{status.state}, process {status.process}"
+    state: str = status.state
+    if status.process is not None and status.process > 0:  # else on another machine
+        state += f", process {status.process}"
     title = _flow([(_printable(status.name), "bold"), (state, STATE_STYLES[status.state])], width)
     lines = [*title, _bar(status, width)]
     epoch, step = f"epoch {status.epoch} of {status.epochs}", f"step {status.step_in_epoch:,}"
@@ -66,7 +68,7 @@ def _head(status: RunStatus, width: int) -> list[Text]:
         (f"train {_figure(status.train_perplexity)}{under_way}", TRAIN),
         (f"lr {_rate(status.learning_rate)}", ""),
         (f"{_whole(status.words_per_second)} words/s", ""),
-        (f"elapsed {clock(status.seconds)}", ""),
+        (f"elapsed {_clock(status.seconds)}", ""),
     ]
     if status.epochs_done < status.epochs:
         figures.append((f"left {_clock(status.seconds_left)}", ""))

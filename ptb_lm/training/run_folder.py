@@ -276,5 +276,6 @@ def metrics_record(line: str) -> Record | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_whole = isinstance(record, dict) and all(isinstance(record.get(key), int) for key in KEYS)
+    values = [record.get(key) for key in KEYS] if isinstance(record, dict) else [None]
+    is_whole = all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
     return record if is_whole else None
