@@ -148,9 +148,9 @@ def test_environments_that_differ_and_those_of_a_run_that_moved() -> None:
     assert "a" * 11 not in shown
 
 
-def test_precision_stands_with_the_environment_also_of_old_evidence() -> None:
+def test_what_old_evidence_does_not_say_is_known_all_the_same() -> None:
     make_run("runs/a")
-    make_run("runs/b", precision="bf16")
+    write_environment(make_run("runs/b", precision="bf16"), {"precision": "bf16", "processes": 1})
     assert compared("runs/a", "runs/b")["environment"] == {"precision": ["fp32", "bf16"]}
 
 

@@ -214,7 +214,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _environment(run: Evidence) -> dict[str, Any]:
     """Return where a run was made; of one that went on elsewhere, lists of what it had in turn."""
     parts = [part for part in run.folder.read_environments() if isinstance(part, dict)]
-    values: dict[str, Any] = {"precision": run.config.run.precision}
+    # What older runs do not say.
+    values: dict[str, Any] = {"precision": run.config.run.precision, "processes": 1}
     for key in {key: None for part in parts for key in part if key not in OF_THE_RUN}:
         distinct = list({str(part[key]): part[key] for part in parts if key in part}.values())
         values[key] = distinct[0] if len(distinct) == 1 else distinct
