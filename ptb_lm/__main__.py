@@ -13,6 +13,8 @@ from ptb_lm.stop import SIGNALS, Stopped
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
+COMPLETION = "_PTB_LM_COMPLETE"
+"""In the environment of a call in which a shell asks what may follow."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,6 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     is_whole_process = arguments is None  # a script that calls goes on afterwards
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    if COMPLETION in os.environ:
+        # typer breaks descriptions at the terminal's width, and a shell takes each line for a word.
+        os.environ["COLUMNS"] = str(LONGEST_MESSAGE)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The same bytes in whatever locale, those of a file's name too.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")

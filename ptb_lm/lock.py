@@ -3,6 +3,8 @@
 import fcntl
 import logging
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +12,10 @@ from pathlib import Path
 from ptb_lm.errors import InputError, PtbLmError
 
 logger = logging.getLogger(__name__)
+
+# struct flock of fcntl(2): kind, whence, start, length, process; elsewhere the last three first.
+_LINUX = sys.platform == "linux"
+_QUESTION = struct.Struct("@hhqqi0q" if _LINUX else "@qqihh0q")
 
 
 @contextmanager
@@ -35,13 +41,15 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             # The number is a courtesy: of a holder that has only just come, it is not there yet.
-            holder = os.read(descriptor, 20).decode(errors="replace").strip()
-            named = f"process {holder}" if holder else "another process"
+            number = os.read(descriptor, 20).decode(errors="replace").strip()
+            named = f"process {number}" if number else "another process"
             raise InputError(
                 f"{path.parent}: in use by {named}; wait for its end, or name another folder"
             ) from None
         except OSError as error:  # some network file systems have no locks
             logger.warning("%s: no lock (%s); nothing else may write here", path, error.strerror)
+        with suppress(OSError):  # a folder; what keeps others out is the lock above
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for `holder` to ask about
         with suppress(OSError):  # a folder, or a full disk
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -52,3 +60,27 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def holder(path: Path) -> int | None:
+    """Return the number of the process that holds a lock file, None where no other one does.
+
+    It only asks. To try the lock itself would be to hold it for a moment, in which a training that
+    begins would be refused; so the holder has a second lock on the file, of the kind that can be
+    asked about (F_GETLK of fcntl(2)). A holder on another machine of a network disk has the number
+    -1 or one of that machine. Not for the process that holds the lock: it would lose the second.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None  # no lock file, no holder; or none that may be asked about
+    try:
+        write, whole = fcntl.F_WRLCK, (0, 0)
+        asked = (write, os.SEEK_SET, *whole, 0) if _LINUX else (*whole, 0, write, os.SEEK_SET)
+        answer = _QUESTION.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _QUESTION.pack(*asked)))
+    except OSError:  # a disk without locks
+        return None
+    finally:
+        os.close(descriptor)
+    kind, number = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])
+    return None if kind == fcntl.F_UNLCK else int(number)

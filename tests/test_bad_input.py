@@ -568,7 +568,47 @@ MISTAKES = {
     "--resume with --overwrite": Mistake(
         resume("--overwrite"), ["--resume and --overwrite: choose one"]
     ),
+    "a run to watch that is not there": Mistake(
+        ["watch", "runs/none"],
+        ["runs/none: no such folder; name run folders, as in `ptb-lm watch runs/small-seed1`"],
+    ),
+    "a file to watch": Mistake(["watch", LAST], [f"{LAST}: not a folder; name run folders"]),
+    "a folder to watch that is not a run": Mistake(
+        ["watch", "text"],
+        ["text: not a run folder: it has no config.toml; name what `ptb-lm train` has made"],
+    ),
+    "a folder of runs to watch": Mistake(
+        ["watch", "runs"], ["runs: not a run folder: it has no config.toml; name the runs in it"]
+    ),
+    "a finished run to watch whose scores are damaged": Mistake(
+        ["watch", "runs/a"],
+        ["runs/a/scores-valid.npz: not a score file of ptb-lm, or damaged"],
+        lambda: write("runs/a/scores-valid.npz", b"x"),
+    ),
+    "no interval": Mistake(["watch", "runs/a", "--interval", "0"], ["--interval", "0.1"]),
+    "one run to compare": Mistake(
+        ["compare", "runs/a"], ["compare: takes two runs or more, as in `ptb-lm compare runs/a"]
+    ),
+    "a run to compare that is not there": Mistake(
+        ["compare", "runs/a", "runs/none"],
+        ["runs/none: no such folder; name run folders, as in `ptb-lm compare runs/a runs/b`"],
+    ),
+    "a run compared with itself": Mistake(
+        ["compare", "runs/a", "./runs/../runs/a/"],
+        ["runs/../runs/a: named twice, as runs/a; name another run"],
+    ),
+    "a run to compare whose scores are damaged": Mistake(
+        ["compare", "runs/a", "runs/b"],
+        ["runs/b/scores-test.npz: not a score file of ptb-lm, or damaged"],
+        lambda: write("runs/b/scores-test.npz", b"x"),
+    ),
+    "a run to compare whose environment is damaged": Mistake(
+        ["compare", "runs/a", "runs/b"],
+        ["runs/b/environment.json: not a list of environments any more"],
+        lambda: write("runs/b/environment.json", b"{}"),
+    ),
     # options
+    "--log nonsense": Mistake(train("--log", "wandb"), ["--log wandb: expected tensorboard"]),
     "no CUDA in train": Mistake(
         train("--device", "cuda"), ["--device cuda: PyTorch sees no CUDA device", "--device cpu"]
     ),

@@ -5,12 +5,24 @@ command that needs it, so that ``--help`` and the commands that only read text a
 """
 
 # In the order of --help.
-from ptb_lm.cli import data, train, evaluate, generate, score, report, bench, config  # isort: skip
+from ptb_lm.cli import (  # isort: skip
+    data,
+    train,
+    watch,
+    evaluate,
+    score,
+    generate,
+    report,
+    compare,
+    bench,
+    config,
+)
 from ptb_lm.cli.app import app
 
 __all__ = [
     "app",
     "bench",
+    "compare",
     "config",
     "data",
     "evaluate",
@@ -18,4 +30,5 @@ __all__ = [
     "report",
     "score",
     "train",
+    "watch",
 ]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ptb_lm.cli import complete
+
 app = typer.Typer(
     name="ptb-lm",
     no_args_is_help=True,
@@ -18,10 +20,18 @@ DataDir = Annotated[
 ]
 DataName = Annotated[
     str | None,
-    typer.Option(help="ptb, synthetic, or a folder with train.txt, valid.txt, perhaps test.txt."),
+    typer.Option(
+        help="ptb, synthetic, or a folder with train.txt, valid.txt, perhaps test.txt.",
+        autocompletion=complete.corpus,
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, tf32 or bf16; auto by device.")]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda.", autocompletion=complete.device)
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="fp32, tf32 or bf16; auto by device.", autocompletion=complete.precision),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ptb_lm.cli import complete
 from ptb_lm.cli.app import AsJson, Device, Precision, app, say, show
 from ptb_lm.strict_json import to_json
 
@@ -11,7 +12,12 @@ from ptb_lm.strict_json import to_json
 @app.command("bench")
 def bench_command(
     presets: Annotated[
-        list[str] | None, typer.Argument(metavar="[PRESET...]", help="Default: the paper's three.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[PRESET...]",
+            help="Default: the paper's three.",
+            autocompletion=complete.preset,
+        ),
     ] = None,
     device: Device = None,
     precision: Precision = None,

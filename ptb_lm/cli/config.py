@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ptb_lm.cli import complete
 from ptb_lm.cli.app import Assignments, app, show
 
 config_app = typer.Typer(no_args_is_help=True, help="List and show the presets.")
@@ -22,7 +23,14 @@ def config_list() -> None:
 
 @config_app.command("show")
 def config_show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A preset's name or a TOML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A preset's name or a TOML file.",
+            autocompletion=complete.preset,
+        ),
+    ],
     assignments: Assignments = None,
 ) -> None:
     """Print a config, resolved, as TOML that --config takes."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ptb_lm.cli import complete
 from ptb_lm.cli.app import AsJson, DataDir, Device, app, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
@@ -14,13 +15,19 @@ from ptb_lm.strict_json import to_json
 @app.command("eval")
 def evaluate(
     checkpoints: Annotated[list[Path], typer.Argument(metavar="CKPT...")],
-    split: Annotated[str | None, typer.Option(help="train, valid or test (default).")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, valid or test (default).", autocompletion=complete.split),
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another text instead of a split.")
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="stream or columns; default as the paper: test stream, others columns."),
+        typer.Option(
+            help="stream or columns; default as the paper: test stream, others columns.",
+            autocompletion=complete.protocol,
+        ),
     ] = None,
     save_scores: Annotated[
         Path | None,

@@ -1,10 +1,12 @@
 """``ptb-lm train``."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ptb_lm.cli import complete
 from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, say, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
@@ -13,7 +15,11 @@ from ptb_lm.stop import StopFlag
 @app.command()
 def train(
     config: Annotated[
-        str | None, typer.Option(help="A preset's name or a TOML file; see `config list`.")
+        str | None,
+        typer.Option(
+            help="A preset's name or a TOML file; see `config list`.",
+            autocompletion=complete.preset,
+        ),
     ] = None,
     data: DataName = None,
     run_dir: Annotated[
@@ -35,11 +41,18 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew in an existing run folder.")
     ] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorboard: write the metrics for it as well.", autocompletion=complete.log
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Train a model and print its validation and test perplexity beside the paper's."""
     from ptb_lm.config import resolve
     from ptb_lm.corpus.load import data_directory
+    from ptb_lm.training.event_file import events_follow_metrics, require_log
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: choose one: go on, or begin anew")
@@ -56,6 +69,8 @@ def train(
     }
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
+    if log is not None:
+        require_log(log)
 
     with StopFlag() as stop:
         from ptb_lm.evaluation.evaluate import score_finished_run
@@ -67,6 +82,7 @@ def train(
 
         data_folder = data_directory(data_dir)
         folder = run_dir or Path("runs") / settled(resolved).run_name
+        targets = resolved.training.batch_size * resolved.training.unrolled_steps
         with (
             joined_world(resolved.run.device) as world,
             open_shared_run(
@@ -76,6 +92,8 @@ def train(
             if run.finished and world.is_first:
                 rest = "there is nothing to do" if run.is_scored else "scoring it"
                 say(f"{folder}: finished already; {rest}.")
-            train_run(run, stop, max_steps)
+            logs = log is not None and world.is_first
+            with events_follow_metrics(run.folder, targets) if logs else nullcontext():
+                train_run(run, stop, max_steps)
             if run.finished and world.is_first:
                 show(run_summary(run, score_finished_run(run, stop)))

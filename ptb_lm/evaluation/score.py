@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from ptb_lm.corpus.text import EOS, UNK
-from ptb_lm.corpus.vocabulary import TokenIds, Vocabulary
+from ptb_lm.corpus.tokens import TokenIds
+from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.evaluation.trained import TrainedModel, require_probabilities
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.scoring import continued_log_probabilities, sentence_log_probabilities

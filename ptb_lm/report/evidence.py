@@ -85,19 +85,13 @@ def read_run(path: Path) -> Evidence:
     Raises:
         InputError: it is not there or not a run's, or a file in it is damaged.
     """
-    if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
-        missing = "not a folder" if os.path.exists(path) else "no such folder"  # noqa: PTH110
-        raise InputError(f"{path}: {missing}; name run folders, as in `ptb-lm report runs/*/`")
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        advice = f"the runs in it: {path}/*/" if _runs_in(path) else "what `ptb-lm train` has made"
-        raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
+    folder = run_folder_at(path)
     config = load_config(folder.config)
-    scored = _splits_scored(folder, config.run.data)
+    scored = splits_scored(folder, config.run.data)
     return Evidence(folder, config, {split: load_scores(folder.scores(split)) for split in scored})
 
 
-def _splits_scored(folder: RunFolder, data: str) -> tuple[str, ...]:
+def splits_scored(folder: RunFolder, data: str) -> tuple[str, ...]:
     """Return the splits that a run has its figures of: none, unless it has all of them.
 
     A folder of texts need not have a test text. Where the validation text's scores are there, so
@@ -108,6 +102,26 @@ def _splits_scored(folder: RunFolder, data: str) -> tuple[str, ...]:
     return there if is_whole else ()
 
 
+def run_folder_at(path: Path, usage: str = "report runs/*/") -> RunFolder:
+    """Return the run folder of this path.
+
+    Args:
+        path: of a run.
+        usage: what to show of a command if it is none.
+
+    Raises:
+        InputError: it is not there or not a run's.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
+        missing = "not a folder" if os.path.exists(path) else "no such folder"  # noqa: PTH110
+        raise InputError(f"{path}: {missing}; name run folders, as in `ptb-lm {usage}`")
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        advice = f"the runs in it: {path}/*/" if runs_in(path) else "what `ptb-lm train` has made"
+        raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
+    return folder
+
+
 def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
     """Read the runs of these folders, or where none is named every run under ``results``.
 
@@ -116,7 +130,7 @@ def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
     Raises:
         InputError: as :func:`read_run` does, or there is no run under ``results``.
     """
-    named = {path.resolve(): path for path in paths or _runs_in(results)}
+    named = {path.resolve(): path for path in paths or runs_in(results)}
     if not named:
         raise InputError(
             f"{results}: no run in it; name run folders, as in `ptb-lm report runs/*/`"
@@ -139,14 +153,14 @@ def read_evidence(results: Path) -> list[Evidence]:
     Raises:
         InputError: a run lacks a file, or one is not what its name says.
     """
-    runs = [read_run(path) for path in _runs_in(results)]
+    runs = [read_run(path) for path in runs_in(results)]
     for run in runs:
         if not run.finished:
             raise InputError(f"{run.folder.path}: unfinished: its score files are not there")
     return sorted(runs, key=_order)
 
 
-def _runs_in(folder: Path) -> list[Path]:
+def runs_in(folder: Path) -> list[Path]:
     """Return the folders of runs that lie in a folder."""
     if not folder.is_dir():
         return []

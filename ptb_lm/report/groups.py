@@ -67,9 +67,7 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
     """
     by_key: dict[Hashable, list[Evidence]] = {}
     for run in runs:
-        options = run.config.run
-        key = (options.config, recipe_of(run.config), options.data, options.precision)
-        by_key.setdefault(key, []).append(run)
+        by_key.setdefault(all_but_seed(run.config), []).append(run)
     order = list(TABLE_1.values())
 
     def place(members: list[Evidence]) -> int:
@@ -83,6 +81,12 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
         taken = {group.name.lower() for group in groups}
         groups.append(Group(_free_name(members[0].config, taken), tuple(members)))
     return groups
+
+
+def all_but_seed(config: Config) -> Hashable:
+    """Return what runs share that differ in nothing but their seed."""
+    options = config.run
+    return options.config, recipe_of(config), options.data, options.precision
 
 
 def _require_comparable(members: list[Evidence]) -> None:

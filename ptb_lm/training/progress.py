@@ -5,6 +5,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from ptb_lm.training.elapsed import clock
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 
@@ -55,9 +56,3 @@ class Progress:
         )
         with self.bar.external_write_mode():
             logger.info("%s", line)
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -194,6 +194,7 @@ def open_run(
                 folder.forget_scores()
                 here = {
                     "from_step": run.step,
+                    "steps_per_epoch": run.windows,
                     "precision": config.run.precision,
                     **describe_environment(device),
                 }

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ SCORED_SPLITS = ("valid", "test")
 """The splits that a finished run leaves scores of; of the last only where there is a test text."""
 
 
+EVENTS = "events.out.tfevents.{}.ptb-lm"
+"""An event file's name, with a number; TensorBoard knows its files by the third word."""
+EVENT_DIGITS = 10
+
+
 class RunFolder:
     """The files of a run by their names.
 
@@ -38,6 +43,7 @@ class RunFolder:
         previous: the one before it, to fall back on.
         best: the weights of the epoch with the lowest validation perplexity.
         lock: held by the training that is at work here.
+        followers: called with each record that is added to the metrics, after it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,10 +55,16 @@ class RunFolder:
         self.previous = path / "previous.pt"
         self.best = path / "best.pt"
         self.lock = path / ".lock"
+        self.followers: list[Callable[[Record], None]] = []
 
     def scores(self, split: str) -> Path:
         """Return the file of the last weights' per-token scores of a split."""
         return self.path / f"scores-{split}.npz"
+
+    @property
+    def event_files(self) -> list[Path]:
+        """The metrics again, as TensorBoard reads them, in the order in which they were begun."""
+        return sorted(self.path.glob(EVENTS.format("[0-9]" * EVENT_DIGITS)))
 
     @property
     def resumable(self) -> bool:
@@ -133,8 +145,23 @@ class RunFolder:
         for file in (self.previous, self.last):
             self._remove(file)
         self.forget_scores()
-        for file in (self.best, self.metrics, self.environment, self.config):
+        for file in (self.best, *self.event_files, self.metrics, self.environment, self.config):
             self._remove(file)
+
+    def next_event_file(self) -> Path:
+        """Return the path for a new event file, the older ones being made void.
+
+        The last of them stays, empty: a TensorBoard that is reading it finds its end there and goes
+        on to the new one, where it would wait for a file that is gone to come back.
+        """
+        files = self.event_files
+        for file in files[:-1]:
+            self._remove(file)
+        number = 1
+        for file in files[-1:]:
+            os.truncate(file, 0)
+            number += int(file.name.split(".")[3])
+        return self.path / EVENTS.format(f"{number:0{EVENT_DIGITS}}")
 
     def forget_scores(self) -> None:
         """Remove the scores of a run that trains on, as they are no longer its last weights'."""
@@ -190,6 +217,8 @@ class RunFolder:
             PtbLmError: it could not be written.
         """
         self._write_metrics(to_json(record) + "\n")
+        for follow in tuple(self.followers):
+            follow(record)
 
     def flush_metrics(self) -> None:
         """Bring the metrics to disk, as those up to a checkpoint must be there before it is."""
@@ -228,12 +257,20 @@ def read_metrics(path: Path) -> list[Record]:
         return []
     records: list[Record] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and all(isinstance(record.get(key), int) for key in KEYS):
+        record = metrics_record(line)
+        if record is not None:
             records.append(record)
         else:
             logger.warning("%s: a line that is not whole is left out", path)
     return records
+
+
+def metrics_record(line: str) -> Record | None:
+    """Read a line of the metrics; None if it is not a whole one."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    values = [record.get(key) for key in KEYS] if isinstance(record, dict) else [None]
+    is_whole = all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
+    return record if is_whole else None

@@ -1,0 +1,24 @@
+"""``ptb-lm compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import AsJson, app, show
+from ptb_lm.strict_json import to_json
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is held to.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between runs: config, environment, results; no model is loaded."""
+    from ptb_lm.report.side_by_side import read_for_comparison, side_by_side, side_by_side_record
+    from ptb_lm.report.side_by_side_text import side_by_side_text
+
+    compared = side_by_side(read_for_comparison(runs))
+    show(to_json(side_by_side_record(compared)) if as_json else side_by_side_text(compared))

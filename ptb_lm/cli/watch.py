@@ -1,0 +1,43 @@
+"""``ptb-lm watch``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import AsJson, app, show
+from ptb_lm.stop import StopFlag
+from ptb_lm.strict_json import to_json
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    once: Annotated[bool, typer.Option("--once", help="Print the view once and end.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a training is, live on a terminal; it is not disturbed. Ctrl-C leaves."""
+    import time
+
+    from rich.console import Console
+
+    from ptb_lm.report.live import can_show_live, show_live
+    from ptb_lm.report.status import StatusReader, status_record
+    from ptb_lm.report.status_view import status_view
+
+    reader, console = StatusReader(run), Console()
+    if as_json:
+        show(to_json(status_record(reader.read(time.time()))))
+        return
+    if once or not can_show_live(console):
+        status = reader.read(time.time())
+    else:
+        with StopFlag() as stop:
+            left_at = show_live(reader, console, interval, stop)
+        if left_at is None:
+            return
+        status = left_at
+    console.print(status_view(status, console.width), no_wrap=True, crop=False)
