@@ -16,15 +16,17 @@ from ptb_lm.version import __version__
 
 if TYPE_CHECKING:
     from ptb_lm.evaluation.evaluate import evaluate
+    from ptb_lm.evaluation.export import export
     from ptb_lm.evaluation.generate import generate
     from ptb_lm.evaluation.trained import TrainedModel, load
 
-__all__ = ["TrainedModel", "__version__", "evaluate", "generate", "load"]
+__all__ = ["TrainedModel", "__version__", "evaluate", "export", "generate", "load"]
 
 # Imported when they are asked for: they need torch, and much of the command line does not.
 _MODULES = {
     "TrainedModel": "ptb_lm.evaluation.trained",
     "evaluate": "ptb_lm.evaluation.evaluate",
+    "export": "ptb_lm.evaluation.export",
     "generate": "ptb_lm.evaluation.generate",
     "load": "ptb_lm.evaluation.trained",
 }

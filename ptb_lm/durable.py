@@ -1,7 +1,8 @@
-"""The one way in which this program writes a file that matters."""
+"""The one way in which this program writes a file, or a folder of files, that matters."""
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,6 +51,60 @@ def durable_file(
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
+
+
+@contextmanager
+def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Open a folder for writing that stands in its place whole or not at all.
+
+    The files go into a temporary folder beside it, which is flushed to disk and then renamed. A
+    process that is killed between the two renamings that replace a folder leaves both, the old one
+    under a name that ends in ``.old.partial``.
+
+    Args:
+        path: where it is to stand. Folders above it are made where they are missing.
+        replace: what stands there; otherwise only an empty folder may.
+
+    Yields:
+        the temporary folder, empty.
+
+    Raises:
+        PtbLmError: it could not be written; what stood there is as it was, and nothing is left
+            over.
+    """
+    place = Path(os.path.realpath(path))  # a link to a folder stays one
+    name = f".{place.name}.{secrets.token_hex(4)}"
+    temporary, old = (place.with_name(f"{name}{end}{PARTIAL}") for end in ("", ".old"))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        _sync_folder(temporary)
+        if replace and place.exists():
+            _take_the_place(temporary, place, old)
+        else:
+            temporary.rename(place)
+        _sync_folder(place.parent)
+    except OSError as error:
+        raise PtbLmError(
+            f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_the_place(new: Path, place: Path, old: Path) -> None:
+    """Put a folder in the place of another, which is put aside and then removed."""
+    place.rename(old)
+    try:
+        new.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(file: IO[bytes]) -> None:

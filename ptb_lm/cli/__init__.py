@@ -5,7 +5,7 @@ command that needs it, so that ``--help`` and the commands that only read text a
 """
 
 # In the order of --help.
-from ptb_lm.cli import data, train, evaluate, generate, report, bench, config  # isort: skip
+from ptb_lm.cli import data, train, evaluate, generate, export, report, bench, config  # isort: skip
 from ptb_lm.cli.app import app
 
-__all__ = ["app", "bench", "config", "data", "evaluate", "generate", "report", "train"]
+__all__ = ["app", "bench", "config", "data", "evaluate", "export", "generate", "report", "train"]
