@@ -168,14 +168,14 @@ def _read_vocabulary(path: Path, content: ExportedConfig) -> Vocabulary:
         raise DamagedFileError(
             path, f"damaged: {lines:,} lines, where {CONFIG} has {content.vocabulary_size:,} words"
         )
+    data = b"".join(_chunks(path))
+    digest = hashlib.sha256(memoryview(data)[:-1]).hexdigest()
+    if not data.endswith(b"\n") or digest != content.vocabulary_sha256:
+        raise DamagedFileError(path, f"damaged: not the words whose sha256 {CONFIG} has")
     try:
-        *words, rest = b"".join(_chunks(path)).decode().split("\n")
-        vocabulary = Vocabulary(words)
+        return Vocabulary(data.decode().split("\n")[:-1])
     except ValueError as error:
         raise DamagedFileError(path, "damaged: not UTF-8, or no vocabulary") from error
-    if rest or vocabulary.sha256 != content.vocabulary_sha256:
-        raise DamagedFileError(path, f"damaged: not the words whose sha256 {CONFIG} has")
-    return vocabulary
 
 
 def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
