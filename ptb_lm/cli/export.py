@@ -11,7 +11,9 @@ from ptb_lm.stop import StopFlag
 
 @app.command("export")
 def export_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, run folder or exported model.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; new or empty.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
     overwrite: Annotated[
