@@ -167,6 +167,14 @@ def test_words_of_any_kind_come_back(tmp_path: Path) -> None:
     assert load(tmp_path / "a", "cpu").vocabulary.words == ODD_WORDS
 
 
+def test_a_folder_of_any_name_is_written_and_read(workplace: Path) -> None:
+    name = os.fsdecode(b"m\xff \n")
+    done("export", LAST, "--out", name)
+    assert (
+        done_json("eval", name)["members"][0]["nll"] == done_json("eval", LAST)["members"][0]["nll"]
+    )
+
+
 @pytest.mark.parametrize("space", ["\n", "\r", "\x1c", "\x85", "\u2028", "\u3000", ""])
 def test_a_word_with_white_space_which_no_text_has_is_refused(tmp_path: Path, space: str) -> None:
     word = f"a{space}b" if space else ""

@@ -15,6 +15,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +139,8 @@ def load_exported(folder: Path) -> Checkpoint:
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    data = b"".join(_chunks(path, most_bytes=_MOST_DESCRIPTION_BYTES + 1))
+    with _opened(path) as file:
+        data = file.read(_MOST_DESCRIPTION_BYTES + 1)
     table = None
     if len(data) <= _MOST_DESCRIPTION_BYTES:
         try:
@@ -163,12 +167,15 @@ def _read_config(path: Path) -> ExportedConfig:
 
 
 def _read_vocabulary(path: Path, content: ExportedConfig) -> Vocabulary:
-    lines = sum(chunk.count(b"\n") for chunk in _chunks(path))
-    if lines != content.vocabulary_size:
-        raise DamagedFileError(
-            path, f"damaged: {lines:,} lines, where {CONFIG} has {content.vocabulary_size:,} words"
-        )
-    data = b"".join(_chunks(path))
+    with _opened(path) as file:
+        lines = sum(chunk.count(b"\n") for chunk in iter(partial(file.read, _CHUNK_BYTES), b""))
+        if lines != content.vocabulary_size:
+            size = content.vocabulary_size
+            raise DamagedFileError(
+                path, f"damaged: {lines:,} lines, where {CONFIG} has {size:,} words"
+            )
+        file.seek(0)
+        data = file.read()
     digest = hashlib.sha256(memoryview(data)[:-1]).hexdigest()
     if not data.endswith(b"\n") or digest != content.vocabulary_sha256:
         raise DamagedFileError(path, f"damaged: not the words whose sha256 {CONFIG} has")
@@ -183,42 +190,41 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
     _require_safetensors()
     from safetensors.torch import load_file
 
-    header_bytes = int.from_bytes(b"".join(_chunks(path, most_bytes=8)), "little")
-    try:
-        if header_bytes > _MOST_DESCRIPTION_BYTES:
-            raise ValueError("its header is too long")
-        weights = load_file(path)
-        require_weights(weights, content.model, content.vocabulary_size)
-    except Exception as error:  # SafetensorError of a header that does not fit, and others
-        if is_out_of_memory(error):
-            raise
-        what = f": {error}" if isinstance(error, ValueError) else ""
-        raise DamagedFileError(path, f"no weights of this model, or damaged{what}") from error
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    if digest.hexdigest() != content.weights_sha256:
-        raise DamagedFileError(path, f"damaged: not the weights whose sha256 {CONFIG} has")
+    with _opened(path) as file:
+        # By its descriptor where the system has that, so that it is the file that was looked at,
+        # and of any name: safetensors takes none that is not UTF-8.
+        descriptor = Path(f"/proc/self/fd/{file.fileno()}")
+        try:
+            if int.from_bytes(file.read(8), "little") > _MOST_DESCRIPTION_BYTES:
+                raise ValueError("its header is too long")
+            weights = load_file(descriptor if descriptor.exists() else path)
+            require_weights(weights, content.model, content.vocabulary_size)
+        except Exception as error:  # SafetensorError of a header that does not fit, and others
+            if is_out_of_memory(error):
+                raise
+            what = f": {error}" if isinstance(error, ValueError) else ""
+            raise DamagedFileError(path, f"no weights of this model, or damaged{what}") from error
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != content.weights_sha256:
+            raise DamagedFileError(path, f"damaged: not the weights whose sha256 {CONFIG} has")
     return weights
 
 
-def _chunks(path: Path, most_bytes: int | None = None) -> Iterator[bytes]:
-    """Yield the bytes of a file, no more than so many.
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a file of a model.
 
     Raises:
         InputError: there is no such file.
-        PtbLmError: it may not be read.
+        PtbLmError: it cannot be read.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
         raise InputError(
             f"{path}: no such file; an exported model has {WEIGHTS}, {CONFIG} and {VOCABULARY}"
         )
-    left = most_bytes
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
-                yield chunk
-                left = None if left is None else left - len(chunk)
+            yield file
     except OSError as error:
         raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
 
