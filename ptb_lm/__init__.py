@@ -20,6 +20,7 @@ from ptb_lm.version import __version__
 if TYPE_CHECKING:
     from ptb_lm.corpus.prepare import Preparation, prepare
     from ptb_lm.evaluation.evaluate import evaluate
+    from ptb_lm.evaluation.export import export
     from ptb_lm.evaluation.generate import Sampling, generate
     from ptb_lm.evaluation.score import SentenceScore, score
     from ptb_lm.evaluation.trained import TrainedModel, load
@@ -31,6 +32,7 @@ __all__ = [
     "TrainedModel",
     "__version__",
     "evaluate",
+    "export",
     "generate",
     "load",
     "prepare",
@@ -44,6 +46,7 @@ _MODULES = {
     "SentenceScore": "ptb_lm.evaluation.score",
     "TrainedModel": "ptb_lm.evaluation.trained",
     "evaluate": "ptb_lm.evaluation.evaluate",
+    "export": "ptb_lm.evaluation.export",
     "generate": "ptb_lm.evaluation.generate",
     "load": "ptb_lm.evaluation.trained",
     "prepare": "ptb_lm.corpus.prepare",

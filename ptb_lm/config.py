@@ -10,10 +10,11 @@ import json
 import math
 import os
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -211,6 +212,9 @@ class Config(Section):
         return f"{self.run.config}{precision}-seed{self.run.seed}"
 
 
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
 def presets_folder() -> Traversable:
     """Return the registry: the folder ``configs``, inside the wheel or beside the package."""
     installed = resources.files("ptb_lm") / "configs"
@@ -253,10 +257,30 @@ def resolve(
         section = table.setdefault(path[0], {})
         section[path[1]] = value
         origins[path] = f"--set {_cut(assignment)}"
+    return validated(Config, table, origin, origins)
+
+
+def validated(
+    kind: type[ConfigType],
+    table: dict[str, Any],
+    origin: str,
+    origins: Mapping[tuple[str, str], str] | None = None,
+) -> ConfigType:
+    """Check the sections of a config, and whatever more a kind of config has.
+
+    Args:
+        kind: of config.
+        table: its sections.
+        origin: the file that they are from.
+        origins: where else keys are from, by section and key.
+
+    Raises:
+        InputError: naming the key or file, what it got, what it wanted, the nearest name.
+    """
     try:
-        return Config.model_validate(table)
+        return kind.model_validate(table)
     except ValidationError as error:
-        raise InputError(_describe(error, origin, origins)) from None
+        raise InputError(_describe(error, kind, origin, origins or {})) from None
 
 
 def load_config(path: Path) -> Config:
@@ -331,7 +355,12 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
     return (section, name), value
 
 
-def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str, str], str]) -> str:
+def _describe(
+    error: ValidationError,
+    kind: type[Config],
+    file_origin: str,
+    origins: Mapping[tuple[str, str], str],
+) -> str:
     """Turn pydantic's first complaint into one line of ours; a typo is what misses its key."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     location = tuple(str(part) for part in first["loc"])
@@ -343,10 +372,12 @@ def _describe(error: ValidationError, file_origin: str, origins: dict[tuple[str,
     given = [origins[path] for path in origins if location in (path, path[:1])]
     origin = given[0] if given else file_origin
     if first["type"] == "extra_forbidden":
-        known = _known_names(location)
+        known = _known_names(kind, location)
         hint = _did_you_mean(location[-1], known)
         return f"{origin}: {key}: unknown key{hint}; known: {', '.join(known)}"
     if first["type"] == "missing":
+        if location[0] not in Config.model_fields:
+            return f"{origin}: {key}: missing"
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     wanted = wanted.removeprefix("String should have ").removeprefix("Value error, ")
@@ -366,9 +397,9 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def _known_names(location: tuple[str, ...]) -> list[str]:
+def _known_names(kind: type[Config], location: tuple[str, ...]) -> list[str]:
     if len(location) == 1:
-        return list(Config.model_fields)
+        return list(kind.model_fields)
     if location[:2] == ("model", "dropout"):
         return list(DropoutRates.model_fields)
     section = Config.model_fields[location[0]].annotation

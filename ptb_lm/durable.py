@@ -55,7 +55,7 @@ def durable_file(
 
 
 @contextmanager
-def durable_folder(path: Path) -> Iterator[Path]:
+def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a new folder to fill, which then stands at a path as a whole, in place of what does.
 
     For one writer at a time. The folder is filled aside, flushed to disk, and put in place when
@@ -63,33 +63,38 @@ def durable_folder(path: Path) -> Iterator[Path]:
     next call makes good, by bringing the old folder back.
 
     Args:
-        path: of no folder, or of one that may go; its parent is there.
+        path: where it is to stand; the folder above it is there.
+        replace: the folder that stands there; otherwise only an empty one may.
+
+    Yields:
+        the new folder, empty, aside.
 
     Raises:
         PtbLmError: it could not be written; what stood there is as it was, and nothing is left
             over.
     """
+    place = Path(os.path.realpath(path))  # a link to a folder stays one
     try:
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-            if (leftover / _REPLACED).exists() and not path.exists():
-                (leftover / _REPLACED).rename(path)
+        for leftover in place.parent.glob(f".{glob.escape(place.name)}.*{PARTIAL}"):
+            if (leftover / _REPLACED).exists() and not place.exists():
+                (leftover / _REPLACED).rename(place)
             shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(PARTIAL, f".{path.name}.", path.parent) as aside:
+        with tempfile.TemporaryDirectory(PARTIAL, f".{place.name}.", place.parent) as aside:
             new, replaced = Path(aside, "new"), Path(aside, _REPLACED)
             new.mkdir()
             yield new
             for file in new.iterdir():
                 _sync(file)
             _sync(new)
-            if path.exists():
-                path.rename(replaced)
+            if replace and place.exists():
+                place.rename(replaced)
             try:
-                new.rename(path)
-            except OSError:
+                new.rename(place)
+            except BaseException:
                 if replaced.exists():
-                    replaced.rename(path)
+                    replaced.rename(place)
                 raise
-            _sync(path.parent)
+            _sync(place.parent)
     except OSError as error:
         raise PtbLmError(
             f"{path}: cannot be written: {error.strerror}; what stood there before still stands"

@@ -39,7 +39,10 @@ class Outcome:
 def assignments(**changes: Any) -> list[str]:
     """The tiny recipe as --set options; a change is written section__key=value."""
     values = {**RECIPE, **{key.replace("__", "."): value for key, value in changes.items()}}
-    written = {key: str(value).lower() if value is True else value for key, value in values.items()}
+    written = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in values.items()
+    }
     return [word for key, value in written.items() for word in ("--set", f"{key}={value}")]
 
 

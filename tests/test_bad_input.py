@@ -431,8 +431,12 @@ MISTAKES = {
     ),
     # checkpoints
     "no checkpoint": Mistake(["eval", "nowhere.pt"], ["nowhere.pt: no such checkpoint"]),
-    "no checkpoint to generate from": Mistake(
-        ["generate", "runs/a"], ["runs/a: no such checkpoint"]
+    "a folder without a model to generate from": Mistake(
+        ["generate", "runs"],
+        ["runs: no model in it; name a checkpoint, a run folder or the folder of an exported"],
+    ),
+    "a run folder without a checkpoint": Mistake(
+        ["eval", "runs/a"], [f"{LAST}: no such checkpoint"], run_without_last_checkpoint
     ),
     "a text as checkpoint": Mistake(["eval", "text/test.txt"], ["text/test.txt: not a checkpoint"]),
     # As opcodes of a pickle, these letters take from a stack that is empty.
@@ -511,6 +515,51 @@ MISTAKES = {
         ["eval", LAST, "--text", "note.txt", "--protocol", "columns"],
         ["has 2 tokens; 3 columns need at least 4"],
         lambda: write("note.txt", b"a"),
+    ),
+    # exported models
+    "a run and an exported model in one folder": Mistake(
+        ["eval", "runs/a"],
+        ["runs/a: both a run and an exported model are in it; name the run's last.pt"],
+        lambda: [
+            done("export", LAST, "--out", "model"),
+            shutil.copytree("model", "runs/a", dirs_exist_ok=True),
+        ],
+    ),
+    "another program's model": Mistake(
+        ["eval", "model"],
+        ["model/config.json: not of a model that ptb-lm exported"],
+        lambda: write("model/config.json", b'{"model_type": "gpt2"}'),
+    ),
+    "half an exported model": Mistake(
+        ["generate", "model"],
+        ["model/config.json: no such file; an exported model has model.safetensors, config.json"],
+        lambda: write("model/model.safetensors", b""),
+    ),
+    "no folder to export into": Mistake(
+        ["export", LAST], ["Missing option '--out'", "see `ptb-lm export --help`"]
+    ),
+    "no checkpoint to export": Mistake(
+        ["export", "nowhere.pt", "--out", "model"], ["nowhere.pt: no such checkpoint"]
+    ),
+    "a model is there already": Mistake(
+        ["export", "runs/b", "--out", "model"],
+        ["model: a model is there already; use --overwrite to replace it, or name another folder"],
+        lambda: done("export", LAST, "--out", "model"),
+    ),
+    "export into a run folder": Mistake(
+        ["export", LAST, "--out", "runs/b", "--overwrite"],
+        ["runs/b: not empty, and more or other than an exported model: ", "is in it"],
+    ),
+    "export into a folder of another program's model": Mistake(
+        ["export", LAST, "--out", "model", "--overwrite"],
+        ["model: not empty, and more or other than an exported model: config.json is in it"],
+        lambda: write("model/config.json", b'{"model_type": "gpt2"}'),
+    ),
+    "export into a file": Mistake(
+        ["export", LAST, "--out", LAST], [f"{LAST}: not a folder; name a folder for the model"]
+    ),
+    "--device nonsense in export": Mistake(
+        ["export", LAST, "--out", "model", "--device", "gpu"], ["--device gpu: expected auto, cpu"]
     ),
     # run folders
     "a run is there already": Mistake(

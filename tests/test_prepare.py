@@ -416,7 +416,7 @@ def test_what_a_kill_has_left_is_put_right_by_the_next_call(killed: str) -> None
     with durable.durable_folder(Path("other")) as new:
         (new / "train.txt").touch()
     assert left.exists()  # it is another's
-    with pytest.raises(ZeroDivisionError), durable.durable_folder(Path("out")):
+    with pytest.raises(ZeroDivisionError), durable.durable_folder(Path("out"), replace=True):
         raise ZeroDivisionError
     assert contents(Path("out")) == old
     assert sorted(path.name for path in Path().iterdir()) == ["other", "out", "text.txt"]

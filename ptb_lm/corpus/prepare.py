@@ -140,7 +140,7 @@ def prepare(
     place = folder.resolve()
     with locked(place.parent, wait=True):
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
-        with durable_folder(place) as new:
+        with durable_folder(place, replace=overwrite) as new:
             _write(text, spelling, [split_file(new, split) for split in preparation.splits], stop)
     return description
 

@@ -1,20 +1,24 @@
 """A trained model as those who use it have it: loaded, on a device, ready for any text."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
-from ptb_lm.errors import PtbLmError
+from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.training.checkpoint import load_checkpoint
+from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device
+from ptb_lm.training.exported import CONFIG, WEIGHTS, load_exported
 from ptb_lm.training.memory import memory_errors_explained
+from ptb_lm.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class TrainedModel:
     """What :func:`load` returns.
 
     Attributes:
-        name: the file it came from.
+        name: the file, or the folder of an exported model, that it came from.
         config: of the run that it came from.
         vocabulary: of the training text.
         network: without dropout, on a device.
@@ -49,18 +53,54 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
     """Load a trained model for use.
 
     Args:
-        path: of a checkpoint, such as ``runs/small-seed1/last.pt``.
+        path: of a checkpoint, such as ``runs/small-seed1/last.pt``; of a run folder, which stands
+            for its ``last.pt``; or of the folder of an exported model.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
 
     Raises:
-        InputError: there is no such checkpoint or device, or the checkpoint is damaged.
+        InputError: there is no such model or device, or the model is damaged.
         PtbLmError: memory does not suffice.
     """
     chosen = choose_device(device)
-    checkpoint = load_checkpoint(Path(path))
+    name, checkpoint = read_model(Path(path))
+    return trained_model(name, checkpoint, chosen)
+
+
+def read_model(path: Path) -> tuple[str, Checkpoint]:
+    """Read what :func:`load` takes, and say which file or folder it was.
+
+    Raises:
+        InputError: there is no such model, or it is damaged.
+        PtbLmError: it may not be read.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - which raises of a name that is too long
+        return str(path), load_checkpoint(path)
+    run = RunFolder(path)
+    is_run = run.config.exists() or run.last.exists()
+    if (path / CONFIG).exists() or (path / WEIGHTS).exists():
+        if is_run:
+            raise InputError(
+                f"{path}: both a run and an exported model are in it; name the run's "
+                f"{run.last.name}, or move one of the two"
+            )
+        return str(path), load_exported(path)
+    if is_run:
+        return str(run.last), load_checkpoint(run.last)
+    raise InputError(
+        f"{path}: no model in it; name a checkpoint, a run folder or the folder of an exported "
+        "model"
+    )
+
+
+def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> TrainedModel:
+    """Bring a model that was read onto a device.
+
+    Raises:
+        PtbLmError: memory does not suffice.
+    """
     with memory_errors_explained(checkpoint.config, "nothing was written"):
-        network = checkpoint.network().to(chosen).eval()
-    return TrainedModel(str(path), checkpoint.config, checkpoint.vocabulary, network)
+        network = checkpoint.network().to(device).eval()
+    return TrainedModel(name, checkpoint.config, checkpoint.vocabulary, network)
 
 
 def require_probabilities(values: Tensor) -> None:

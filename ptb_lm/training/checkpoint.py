@@ -4,6 +4,7 @@
 ``last.pt`` holds the :class:`TrainingState` and the random states as well.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from torch import Tensor
 
-from ptb_lm.config import Config
+from ptb_lm.config import LONGEST_SHOWN, Config, ModelConfig
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.model.cells import CELLS
@@ -51,6 +52,12 @@ class Checkpoint:
     valid_perplexity: float
     state: TrainingState | None = None
     random_states: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether ``valid_perplexity`` is of these weights, which no window has changed since."""
+        trained_on = self.state is not None and self.state.windows_done > 0
+        return math.isfinite(self.valid_perplexity) and not trained_on
 
     def network(self) -> LanguageModel:
         """Build the network with these weights."""
@@ -129,7 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         vocabulary = Vocabulary(content.vocabulary)
         if vocabulary.sha256 != content.vocabulary_sha256:
             raise ValueError("vocabulary")
-        _check_weights(content, len(vocabulary))
+        require_weights(content.weights, content.config.model, len(vocabulary))
         if content.state is not None:
             _check_state(content.state, content.config)
             torch.Generator().set_state(content.random_states["cpu"])
@@ -150,13 +157,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _check_weights(content: _Content, vocabulary_size: int) -> None:
-    """Raise ValueError if the weights are not those of the config's network."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in content.weights.items()}
-    if shapes != weight_shapes(content.config.model, vocabulary_size):
-        raise ValueError("shapes")
-    if {tensor.dtype for tensor in content.weights.values()} - FLOATS:
-        raise ValueError("types")
+def require_weights(
+    weights: Mapping[str, Tensor], config: ModelConfig, vocabulary_size: int
+) -> None:
+    """Raise ValueError if weights are not those of a config's network, naming one that is not."""
+    expected = weight_shapes(config, vocabulary_size)
+    for name in [*expected, *weights]:
+        if name not in weights:
+            raise ValueError(f"{name} is missing")
+        if name not in expected:
+            raise ValueError(f"{name[:LONGEST_SHOWN]} is none of this network's weights")
+        shape, dtype = tuple(weights[name].shape), weights[name].dtype
+        if shape != expected[name]:
+            raise ValueError(f"{name} has the shape {shape}, this network's has {expected[name]}")
+        if dtype not in FLOATS:
+            raise ValueError(f"{name} is of {dtype}, expected torch.float32 or torch.float64")
 
 
 def _check_state(state: TrainingState, config: Config) -> None:

@@ -1,0 +1,41 @@
+"""``ptb-lm export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptb_lm.cli.app import DataDir, Device, app, show
+from ptb_lm.stop import StopFlag
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, run folder or exported model.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; new or empty.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an exported model that is there.")
+    ] = False,
+    device: Device = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a model for use without ptb-lm: weights, config, words, its perplexity, how to load."""
+    from ptb_lm.evaluation.export import export
+    from ptb_lm.report.summary import average_summary
+
+    with StopFlag() as stop:
+        made = export(
+            checkpoint,
+            out,
+            onnx=onnx,
+            overwrite=overwrite,
+            device=device or "auto",
+            data_dir=data_dir,
+            stop=stop,
+        )
+    for scores in made.measured:
+        show(average_summary([scores]))
+    show(f"{out}: {', '.join(file.name for file in made.files)}")
