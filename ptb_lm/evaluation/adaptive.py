@@ -17,6 +17,7 @@ from ptb_lm.errors import PtbLmError
 from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
 from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace, log_p_of
 from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.scoring import TARGETS_PER_WINDOW, in_mode
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag
@@ -103,4 +104,5 @@ def _read_as_trained(
     """Do as :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`, but learn nothing."""
     with in_mode(network, training=False):
         states, hidden = network.top_layer(words, hidden)  # (T, 1, H)
-        return log_p_of(targets, network.logits(states)), states.squeeze(1), hidden
+        log_p = log_p_of(targets, network.logits(states))
+        return log_p, at_least_float32(states).squeeze(1), hidden

@@ -172,7 +172,7 @@ def gradient_mean_squares(
     streams = min(STATISTICS_STREAMS, max(1, len(tokens) // (segment + 1)))
     columns = training_columns(tokens, streams, segment).to(network.softmax.weight.device)
     segments = windows_per_epoch(columns, segment)
-    logger.info("Gradients of %s segments of the training text …", f"{segments:,}")
+    logger.info("Dynamic evaluation: the mean squares of the training text's gradients …")
     hidden = network.zero_state(streams)
     for index in range(segments):
         stop.check()
@@ -256,7 +256,7 @@ class AdaptiveNetwork:
         log_p = log_p_of(targets, self.copy.logits(states))
         log_p.sum().neg().backward()  # type: ignore[no-untyped-call]
         self._update()
-        return log_p.detach(), states.detach().squeeze(1), detach(hidden)
+        return log_p.detach(), at_least_float32(states.detach()).squeeze(1), detach(hidden)
 
     @torch.no_grad()
     def _catch_up(self, rows: Tensor) -> None:
