@@ -21,6 +21,7 @@ from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.scoring import TARGETS_PER_WINDOW, in_mode
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag
+from ptb_lm.training.progress import with_bar
 
 Read = Callable[[Tensor, Tensor, HiddenState], tuple[Tensor, Tensor, HiddenState]]
 """See :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`."""
@@ -80,7 +81,9 @@ def read_text(
     text = torch.from_numpy(tokens.astype("int64")).to(network.softmax.weight.device)
     hidden, memory = network.zero_state(1), empty_memory(network.softmax.weight)
     by_vocab, by_cache = [], []
-    for places in evaluation_windows(len(tokens) - 1, 1, steps):  # (T, 1)
+    targets_in_all = len(tokens) - 1
+    windows = evaluation_windows(targets_in_all, 1, steps)
+    for places in with_bar(windows, -(-targets_in_all // steps), "the text"):  # (T, 1)
         stop.check()
         places = places.to(text.device)
         words, targets = text[places], text[places + 1]

@@ -20,7 +20,6 @@ Shapes: T steps of a segment, B streams, V words, H hidden units.
 """
 
 import copy
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +36,7 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32, window_objective
 from ptb_lm.model.state import HiddenState, detach
 from ptb_lm.stop import StopFlag
-
-logger = logging.getLogger(__name__)
+from ptb_lm.training.progress import with_bar
 
 STATISTICS_STREAMS = 100
 """Streams that the training text is cut into for MS_g; as many as in the authors' code."""
@@ -172,9 +170,8 @@ def gradient_mean_squares(
     streams = min(STATISTICS_STREAMS, max(1, len(tokens) // (segment + 1)))
     columns = training_columns(tokens, streams, segment).to(network.softmax.weight.device)
     segments = windows_per_epoch(columns, segment)
-    logger.info("Dynamic evaluation: the mean squares of the training text's gradients …")
     hidden = network.zero_state(streams)
-    for index in range(segments):
+    for index in with_bar(range(segments), segments, "gradients of the training text"):
         stop.check()
         inputs, targets = training_window(columns, index, segment)  # (T, B)
         logits, hidden = network(inputs, detach(hidden))  # (T, B, V)
