@@ -9,6 +9,7 @@ same command goes on.
 import argparse
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from torch import Tensor
 from ptb_lm.corpus.load import data_directory
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.adaptive import read_text
+from ptb_lm.evaluation.adaptive import DivergedError, read_text
 from ptb_lm.evaluation.cache import Cache, interpolated
 from ptb_lm.evaluation.dynamic import (
     Dynamic,
@@ -43,7 +44,7 @@ from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.tensor_file import load_tensors, save_tensors
 
 RESULTS = Path("results")
-TUNING_TARGETS = 20_000
+TUNING_TARGETS = 10_000
 """How many targets of the head of the validation text settings are chosen by."""
 
 Grid = Mapping[str, Sequence[float]]
@@ -89,7 +90,7 @@ def climb(grid: Grid, start: Point, value: Callable[[Point], float]) -> Point:
                 place = values.index(best[axis]) + step
                 while 0 <= place < len(values):
                     neighbour = {**best, axis: values[place]}
-                    if not value(neighbour) < value(best):
+                    if not value(best) > value(neighbour):
                         break
                     best, moved, place = neighbour, True, place + step
     return best
@@ -182,7 +183,7 @@ class Study:
         found = {**point, **measure()}
         trials.append(found)
         self.keep()
-        say(f"{way}: {', '.join(f'{key} {value:.6g}' for key, value in found.items())}")
+        say(f"{way}: {', '.join(f'{key} {value}' for key, value in found.items())}")
         return found
 
 
@@ -217,10 +218,15 @@ def tuned_dynamic(study: Study, form: str) -> Dynamic:
 
     def perplexity(point: Point) -> float:
         def measure() -> dict[str, Any]:
-            log_p, _ = study.read("valid", settings(point), None, TUNING_TARGETS)
-            return {"perplexity": perplexity_of(log_p)}
+            try:
+                log_p, _ = study.read("valid", settings(point), None, TUNING_TARGETS)
+            except DivergedError:
+                return {"perplexity": None}
+            reached = perplexity_of(log_p)
+            return {"perplexity": reached if math.isfinite(reached) else None}
 
-        return float(study.trial(form, point, measure)["perplexity"])
+        reached = study.trial(form, point, measure)["perplexity"]
+        return math.inf if reached is None else float(reached)
 
     return settings(climb(GRIDS[form], STARTS[form], perplexity))
 

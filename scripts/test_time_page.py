@@ -1,6 +1,7 @@
 """The tables of docs/TEST_TIME.md: what adapting at test time gives, and what was tried."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,23 @@ def trials_block(results: Path) -> str:
     """Return all that was tried, best first."""
     parts = []
     for name, evidence in _read(results).items():
+        parts.append(
+            f"{name}, on the first {evidence['tuning_targets']:,} predicted tokens of the "
+            "validation text:"
+        )
         for way, trials in evidence["trials"].items():
             axes = [key for key in trials[0] if key != "perplexity"]
-            lines = [f"| {' | '.join([*axes, 'perplexity'])} |", f"|{'---|' * (len(axes) + 1)}"]
-            for trial in sorted(trials, key=lambda trial: float(trial["perplexity"])):
-                cells = [*(f"{trial[axis]:g}" for axis in axes), f"{trial['perplexity']:.2f}"]
-                lines.append(f"| {' | '.join(cells)} |")
-            parts += [f"{WAYS[way].capitalize()} ({name}):", "\n".join(lines)]
+            lines = [f"| {' | '.join([WAYS[way], *axes])} |", f"|{'---|' * (len(axes) + 1)}"]
+            for trial in sorted(trials, key=_reached):
+                reached = _reached(trial)
+                figure = "diverged" if math.isinf(reached) else f"{reached:.2f}"
+                lines.append(f"| {' | '.join([figure, *(f'{trial[axis]:g}' for axis in axes)])} |")
+            parts.append("\n".join(lines))
     return "\n\n".join(parts) or "Not yet run."
+
+
+def _reached(trial: dict[str, Any]) -> float:
+    return math.inf if trial["perplexity"] is None else float(trial["perplexity"])
 
 
 def _read(results: Path) -> dict[str, dict[str, Any]]:

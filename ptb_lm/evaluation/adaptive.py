@@ -27,6 +27,10 @@ Read = Callable[[Tensor, Tensor, HiddenState], tuple[Tensor, Tensor, HiddenState
 """See :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`."""
 
 
+class DivergedError(PtbLmError):
+    """The weights have learnt what gives no probabilities."""
+
+
 def adaptive_log_probabilities(
     network: LanguageModel,
     tokens: TokenIds,
@@ -51,7 +55,7 @@ def adaptive_log_probabilities(
 
     Raises:
         InputError: the text has no token to score.
-        PtbLmError: the weights have learnt what gives no probabilities.
+        DivergedError: the weights have learnt what gives no probabilities.
         Stopped: a signal came.
     """
     log_p_vocab, log_p_cache = read_text(
@@ -89,7 +93,7 @@ def read_text(
         words, targets = text[places], text[places + 1]
         log_p, states, hidden = read(words, targets, hidden)
         if not log_p.isfinite().all():
-            raise PtbLmError(
+            raise DivergedError(
                 f"no probabilities after {int(places[0]):,} tokens: the weights have become NaN or "
                 "infinite; with dynamic evaluation, lower --dynamic-rate"
             )

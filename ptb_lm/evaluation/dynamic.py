@@ -194,6 +194,8 @@ def differentiable_copy(network: LanguageModel) -> LanguageModel:
     for module in network.modules():
         if isinstance(module, Dropout):
             module.eval()
+        elif isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # which the copy has no longer in one piece
     return network
 
 
