@@ -285,6 +285,12 @@ def test_the_parts_of_an_interpolation_do_for_any_weight() -> None:
         assert torch.equal(interpolated(*parts, weight), whole)
 
 
+def test_a_probability_is_at_most_one_however_it_is_rounded() -> None:
+    certain = torch.zeros(1)
+    assert all(interpolated(certain, certain, place / 1000) <= 0 for place in range(1000))
+    assert torch.logaddexp(torch.tensor(0.9).log(), torch.tensor(0.1).log()) > 0  # but for a clamp
+
+
 @pytest.fixture(scope="module", autouse=True)
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = furnish(tmp_path_factory.mktemp("adaptive"))

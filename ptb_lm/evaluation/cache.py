@@ -129,4 +129,5 @@ def interpolated(log_p_vocab: Tensor, log_p_cache: Tensor, weight: float) -> Ten
     """Return ln of (1 - weight) p_vocab + weight p_cache, of any shape."""
     if weight == 0:
         return log_p_vocab
-    return torch.logaddexp(math.log1p(-weight) + log_p_vocab, math.log(weight) + log_p_cache)
+    log_p = torch.logaddexp(math.log1p(-weight) + log_p_vocab, math.log(weight) + log_p_cache)
+    return log_p.clamp(max=0)  # of two that are nearly 1, it may be rounded to more
