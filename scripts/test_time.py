@@ -52,24 +52,26 @@ Point = dict[str, float]
 
 GRIDS: dict[str, Grid] = {
     "sgd": {
-        "rate": (0.01, 0.02, 0.05, 0.1, 0.2),
+        "rate": (0.02, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2),
         "decay": (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     },
     "rms": {
-        "rate": (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+        "rate": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
         "decay": (0.0, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        "epsilon": (1e-5, 1e-4, 1e-3, 1e-2),
+        "epsilon": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     },
     "cache": {
         "size": (100, 200, 500, 1000, 2000, 5000),
-        "theta": (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8),
+        "theta": (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.3),
     },
 }
 STARTS: dict[str, Point] = {
-    "sgd": {"rate": 0.05, "decay": 1e-3},
-    "rms": {"rate": 1e-4, "decay": 3e-3, "epsilon": 1e-4},
-    "cache": {"size": 500, "theta": 0.3},
+    "sgd": {"rate": 0.1, "decay": 1e-3},
+    "rms": {"rate": 5e-4, "decay": 3e-3, "epsilon": 1e-3},
+    "cache": {"size": 1000, "theta": 0.6},
 }
+"""Where each climb begins; they are from a model in the midst of its training."""
+
 WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 """Of a cache: one pass over a text does for all of them."""
 
