@@ -9,18 +9,20 @@
 # make reproduce-average  several seeds of one of them at once, and their average (PRESET=, SEEDS=10)
 # make reproduce-table  all of its table: one seed of each model, then SEEDS of each
 # make dropout-study    its claim: where dropout helps and where it hurts
+# make test-time        what dynamic evaluation and a cache give to a finished run (RUN=small-seed1)
 PYTHON ?= python3
 SEED ?= 1
 PRESET ?= small
 SEEDS ?= 10
 PRECISION ?= auto
+RUN ?= small-seed1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # A process for each core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-medium \
-	reproduce-large reproduce-average reproduce-table dropout-study table clean
+	reproduce-large reproduce-average reproduce-table dropout-study test-time table clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -57,6 +59,10 @@ reproduce-table: $(INSTALLED)
 
 dropout-study: $(INSTALLED)
 	$(BIN)/python scripts/dropout_study.py
+
+# Tuned on the validation text, then both texts scored once; goes on where it was.
+test-time: $(INSTALLED)
+	$(BIN)/python scripts/test_time.py $(RUN)
 
 # Every seed from 1 to SEEDS, a process a core; goes on where it was, member by member.
 reproduce-average: $(INSTALLED)

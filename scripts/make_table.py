@@ -7,6 +7,7 @@ from figures import write_figures
 from reliability_page import reliability_blocks
 from reproduction_page import reproduction_blocks
 from speed_page import speed_blocks
+from test_time_page import test_time_blocks
 
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.table import results_table, with_blocks, with_results
@@ -17,6 +18,7 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "REPRODUCTION.md": reproduction_blocks,
     "RELIABILITY.md": reliability_blocks,
     "SPEED.md": speed_blocks,
+    "TEST_TIME.md": test_time_blocks,
 }
 """The pages of docs/ with tables, and what makes these, by name, from the folder of evidence."""
 

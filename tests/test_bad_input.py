@@ -694,6 +694,46 @@ MISTAKES = {
         ["eval", LAST, "runs/b/last.pt", "--save-scores", "s.npz"],
         ["--save-scores: takes one checkpoint at a time"],
     ),
+    "--dynamic nonsense": Mistake(
+        ["eval", LAST, "--dynamic", "adam"], ["--dynamic adam: expected sgd or rms"]
+    ),
+    "--dynamic-rate nonsense": Mistake(
+        ["eval", LAST, "--dynamic", "sgd", "--dynamic-rate", "nan"],
+        ["--dynamic-rate nan: expected 0 or more"],
+    ),
+    "--dynamic-decay nonsense": Mistake(
+        ["eval", LAST, "--dynamic", "rms", "--dynamic-decay", "1.5"],
+        ["--dynamic-decay 1.5: expected 0 to 1"],
+    ),
+    "--dynamic-decay alone": Mistake(
+        ["eval", LAST, "--dynamic-decay", "0"],
+        ["--dynamic-decay: has a meaning only with --dynamic"],
+    ),
+    "--dynamic of columns": Mistake(
+        ["eval", LAST, "--dynamic", "sgd", "--protocol", "columns"],
+        ["--protocol columns: dynamic evaluation (SGD", "is of one stream; leave it out"],
+    ),
+    "--dynamic rms after the data went away": Mistake(
+        ["eval", LAST, "--dynamic", "rms", "--text", "elsewhere/test.txt"],
+        [f"{LAST}: it was trained on the folder text, which is not here", "use --dynamic sgd"],
+        run_without_data,
+    ),
+    "no states to cache": Mistake(["eval", LAST, "--cache", "0"], ["--cache 0: expected 1"]),
+    "--cache-theta nonsense": Mistake(
+        ["eval", LAST, "--cache", "9", "--cache-theta", "-1"], ["--cache-theta -1.0: expected 0"]
+    ),
+    "--cache-weight nonsense": Mistake(
+        ["eval", LAST, "--cache", "9", "--cache-weight", "1"],
+        ["--cache-weight 1.0: expected 0 or more and less than 1"],
+    ),
+    "--cache-weight alone": Mistake(
+        ["eval", LAST, "--dynamic", "sgd", "--cache-weight", "0.1"],
+        ["--cache-weight: has a meaning only with --cache"],
+    ),
+    "--mc-samples with --cache": Mistake(
+        ["eval", LAST, "--mc-samples", "2", "--cache", "9"],
+        ["--mc-samples with --dynamic or --cache: choose one"],
+    ),
     "no words to generate": Mistake(["generate", LAST, "--words", "0"], ["--words", "1"]),
     "no temperature": Mistake(["generate", LAST, "--temperature", "0"], ["--temperature", "0.01"]),
     "no samples": Mistake(["generate", LAST, "--samples", "0"], ["--samples", "1"]),
@@ -780,6 +820,11 @@ MISTAKES = {
         ["average", SCORES, "columns.npz"],
         ["columns.npz: protocol is columns, but stream in runs/a/scores-test.npz"],
         lambda: scores_of("columns.npz", "--protocol", "columns"),
+    ),
+    "scores in two ways": Mistake(
+        ["average", SCORES, "cache.npz"],
+        ["cache.npz: way is a continuous cache (9 states, ", "but usual in runs/a/scores-test.npz"],
+        lambda: scores_of("cache.npz", "--cache", "9"),
     ),
     "scores over two vocabularies": Mistake(
         ["average", "one.npz", "two.npz"],

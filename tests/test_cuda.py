@@ -21,10 +21,14 @@ from torch import Tensor
 
 from ptb_lm.config import Config, resolve
 from ptb_lm.errors import PtbLmError
+from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
+from ptb_lm.evaluation.cache import Cache
+from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.model import recording, scoring
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import Dropout, LanguageModel
 from ptb_lm.model.objective import window_objective
+from ptb_lm.stop import NEVER
 from ptb_lm.training import loop, recorded_steps
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.recorded_steps import RecordedSteps
@@ -126,6 +130,26 @@ def test_recorded_scoring_scores_as_plain_scoring_does(monkeypatch: pytest.Monke
             patch.setattr(scoring, "recording_pays", lambda device, windows: False)
             plain = scoring.target_log_probabilities(network, tokens, streams)
         torch.testing.assert_close(recorded, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")  # as of weights that do not lie in one piece
+def test_the_ways_that_adapt_give_the_numbers_of_the_cpu() -> None:
+    set_libraries("fp32")
+    network = LanguageModel(resolve("small").model, vocabulary_size=50)
+    tokens = np.random.default_rng(1).integers(0, 50, 203).astype(np.int32)
+    cache = Cache(60, theta=0.5, weight=0.2)
+    found = []
+    for device in ("cpu", "cuda"):
+        there = network.to(device)
+        mean_squares = gradient_mean_squares(there, tokens, 5, NEVER)
+        for paces in (
+            sgd_paces(there, Dynamic("sgd", 0.1, 1e-2)),
+            rms_paces(mean_squares, Dynamic("rms", 1e-3, 1e-2)),
+        ):
+            options = {"paces": paces, "steps": 5, "cache": cache}
+            found.append(adaptive_log_probabilities(there, tokens, **options))
+    torch.testing.assert_close(found[2], found[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[3], found[1], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.0), ("tf32", 1e-5)])

@@ -8,9 +8,12 @@ import pytest
 from make_table import PAGES
 from promises import PROMISES
 from reproduction_page import STUDY, TITLES
+from test_time_page import FOLDER, WAYS
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
+from ptb_lm.evaluation.cache import Cache
+from ptb_lm.evaluation.dynamic import Dynamic
 from ptb_lm.evaluation.scores import (
     average,
     figure,
@@ -19,6 +22,7 @@ from ptb_lm.evaluation.scores import (
     save_scores,
     text_sha256,
 )
+from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.averages import reached_by
 from ptb_lm.report.comparison import compare
 from ptb_lm.report.curves import curves_title
@@ -207,3 +211,43 @@ def test_the_papers_claim_is_seen_in_the_study() -> None:
         for way in TITLES
     }
     assert test["non-recurrent"] < test["all"] < test["none"]
+
+
+TEST_TIME = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "results" / FOLDER).glob("*.json"))
+}
+
+
+def test_the_study_of_test_time_is_whole_and_of_the_finished_run() -> None:
+    """From a clean checkout; its usual figure is the run's own, where that is here."""
+    runs = {run.name: run for run in EVIDENCE}
+    for name, study in TEST_TIME.items():
+        figures = study["figures"]
+        assert figures.keys() == WAYS.keys()
+        assert all(len(environment["commit"]) == 40 for environment in study["environments"])
+        for of_way in figures.values():
+            tokens = {split: of_way[split]["tokens"] for split in ("valid", "test")}
+            assert tokens == {"valid": 73_759, "test": 82_429}
+            for split in tokens:
+                found = of_way[split]
+                assert found["perplexity"] == perplexity(found["nll"], found["tokens"])
+        assert figures["usual"]["test"]["perplexity"] <= TABLE_1["small"].test
+        if name in runs:
+            kept = figure(runs[name].scores["test"].log_probabilities)
+            assert figures["usual"]["test"]["nll"] == pytest.approx(kept.nll, rel=1e-5)
+
+
+def test_the_ways_that_adapt_are_better_and_their_defaults_those_that_were_chosen() -> None:
+    defaults = [
+        *(Dynamic.tuned(form).settings for form in ("sgd", "rms")),
+        {key: value for key, value in Cache.tuned(1).settings.items() if key != "cache"},
+    ]
+    for study in TEST_TIME.values():
+        figures = study["figures"]
+        for split in ("valid", "test"):
+            usual = figures["usual"][split]["perplexity"]
+            assert all(figures[way][split]["perplexity"] < usual for way in WAYS if way != "usual")
+    for way, settings in zip(("sgd", "rms", "cache"), defaults, strict=True):
+        chosen = [study["figures"][way]["settings"] for study in TEST_TIME.values()]
+        assert not chosen or any(settings.items() <= of.items() for of in chosen)

@@ -37,21 +37,59 @@ def evaluate(
         int,
         typer.Option(min=0, help="And the mean probability of N passes with dropout."),
     ] = 0,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(metavar="sgd|rms", help="And by weights that learn from what they have read."),
+    ] = None,
+    dynamic_rate: Annotated[
+        float | None, typer.Option(metavar="ETA", help="Their learning rate.")
+    ] = None,
+    dynamic_decay: Annotated[
+        float | None,
+        typer.Option(metavar="LAMBDA", help="The share of their way back, at each update."),
+    ] = None,
+    cache: Annotated[
+        int | None, typer.Option(metavar="N", help="And with a cache of the last N states.")
+    ] = None,
+    cache_theta: Annotated[
+        float | None, typer.Option(metavar="THETA", help="How alike the states must be.")
+    ] = None,
+    cache_weight: Annotated[
+        float | None, typer.Option(metavar="LAMBDA", help="The cache's share of a probability.")
+    ] = None,
     device: Device = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the perplexity of each checkpoint and, for several, of their average."""
+    """Print the perplexity of each checkpoint and, for several, of their average.
+
+    What begins with "And" is printed beside the usual figure; --dynamic and --cache go together.
+    """
+    from ptb_lm.evaluation.cache import Cache
+    from ptb_lm.evaluation.dynamic import Dynamic
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
     from ptb_lm.evaluation.scores import result_table
     from ptb_lm.evaluation.scores import save_scores as write_scores
-    from ptb_lm.evaluation.ways import USUAL, monte_carlo
+    from ptb_lm.evaluation.ways import AS_THE_PAPER, adaptive, monte_carlo
     from ptb_lm.report.summary import evaluation_summary
 
-    request = EvaluationRequest.of(split, text, protocol, data_dir)
+    _require("--dynamic", dynamic, rate=dynamic_rate, decay=dynamic_decay)
+    _require("--cache", cache, theta=cache_theta, weight=cache_weight)
+    ways = [AS_THE_PAPER]
+    if mc_samples:
+        ways.append(monte_carlo(mc_samples))
+    if dynamic is not None or cache is not None:
+        if mc_samples:
+            raise InputError("--mc-samples with --dynamic or --cache: choose one")
+        ways.append(
+            adaptive(
+                None if dynamic is None else Dynamic.tuned(dynamic, dynamic_rate, dynamic_decay),
+                None if cache is None else Cache.tuned(cache, cache_theta, cache_weight),
+            )
+        )
+    request = EvaluationRequest.of(split, text, protocol, data_dir, ways)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
-    ways = [USUAL, *([monte_carlo(mc_samples)] if mc_samples else [])]
     with StopFlag() as stop:
         members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
@@ -64,8 +102,15 @@ def evaluate(
         return
     show(evaluation_summary(members[0], configs))
     for way, scores in zip(ways[1:], members[1:], strict=True):
-        show(f"{way.title}:")
+        show(f"by {way.title}:")
         show(evaluation_summary(scores, configs))
+
+
+def _require(option: str, value: object, **settings: object) -> None:
+    """Raise InputError if a setting is given of an option that is not."""
+    for name, setting in settings.items():
+        if setting is not None and value is None:
+            raise InputError(f"{option}-{name}: has a meaning only with {option}")
 
 
 @app.command()

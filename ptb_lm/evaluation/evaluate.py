@@ -1,31 +1,31 @@
 """A network on a text: the paper's two protocols."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import data_directory, load_corpus
-from ptb_lm.corpus.reading import read_words
-from ptb_lm.corpus.splits import BUILT_IN, SPLITS
-from ptb_lm.corpus.text import UNK, from_command_line
-from ptb_lm.corpus.tokens import TokenIds, count_token
+from ptb_lm.corpus.load import data_directory
+from ptb_lm.corpus.splits import SPLITS
+from ptb_lm.corpus.text import from_command_line
+from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import (
     PROTOCOLS,
+    USUAL,
     ScoredText,
     Scores,
     load_scores,
     save_scores,
     text_sha256,
 )
+from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
 from ptb_lm.evaluation.trained import TrainedModel, load
-from ptb_lm.evaluation.ways import USUAL, Way
+from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
@@ -38,7 +38,13 @@ PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
 
 
 def scored_text(
-    vocabulary: Vocabulary, tokens: TokenIds, *, split: str, protocol: str, batch_size: int
+    vocabulary: Vocabulary,
+    tokens: TokenIds,
+    *,
+    split: str,
+    protocol: str,
+    batch_size: int,
+    way: str = USUAL,
 ) -> ScoredText:
     """Describe what a text is scored as.
 
@@ -48,6 +54,7 @@ def scored_text(
         split: what to call the text.
         protocol: ``stream`` or ``columns``.
         batch_size: B of the protocol ``columns``.
+        way: that it is scored in, with its settings.
     """
     return ScoredText(
         split=split,
@@ -55,6 +62,7 @@ def scored_text(
         streams=1 if protocol == "stream" else batch_size,
         text_sha256=text_sha256(vocabulary.decode_text(tokens)),
         vocabulary_size=len(vocabulary),
+        way=way,
     )
 
 
@@ -143,11 +151,15 @@ class EvaluationRequest:
         text: Path | None,
         protocol: str | None,
         data_dir: Path | None,
+        ways: Sequence[Way] = (AS_THE_PAPER,),
     ) -> "EvaluationRequest":
         """Fill in what was not asked for: the test split, and the paper's protocol of a split.
 
+        Where one of the ways reads a text as one stream, so do all, that they can be compared.
+
         Raises:
-            InputError: there is no such split or protocol, or both a split and a text are given.
+            InputError: there is no such split or protocol, or both a split and a text are given,
+                or a way has not the protocol.
         """
         if split is not None and text is not None:
             raise InputError("--split and --text: choose one")
@@ -155,6 +167,10 @@ class EvaluationRequest:
             raise InputError(f"--split {split}: expected {', '.join(SPLITS)}")
         if protocol not in (None, *PROTOCOLS):
             raise InputError(f"--protocol {protocol}: expected {' or '.join(PROTOCOLS)}")
+        for way in ways:
+            if way.one_stream and protocol == "columns":
+                raise InputError(f"--protocol columns: {way.title} is of one stream; leave it out")
+            protocol = "stream" if way.one_stream else protocol
         directory = data_directory(data_dir)
         if text is not None:
             name = f"text {from_command_line(text.name)}"
@@ -170,7 +186,7 @@ def evaluate(
     text: Path | str | None = None,
     protocol: str | None = None,
     data_dir: Path | str | None = None,
-    way: Way = USUAL,
+    way: Way = AS_THE_PAPER,
     stop: StopFlag = NEVER,
 ) -> Scores:
     """Score a text with a model; ``evaluate(model).perplexity`` is the paper's test figure.
@@ -180,7 +196,7 @@ def evaluate(
         split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on, which
             need not have a test text.
         text: a file of another text, instead of a split.
-        protocol: ``stream`` or ``columns``; by default the paper's for the split.
+        protocol: ``stream`` or ``columns``; by default the paper's for the split, or the way's.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
         way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
         stop: looked at before each window.
@@ -195,7 +211,7 @@ def evaluate(
     """
     file = None if text is None else Path(text)
     directory = None if data_dir is None else Path(data_dir)
-    request = EvaluationRequest.of(split, file, protocol, directory)
+    request = EvaluationRequest.of(split, file, protocol, directory, [way])
     return _evaluate(model, request, way, stop)
 
 
@@ -235,62 +251,18 @@ def evaluate_checkpoints(
 
 
 def _evaluate(model: TrainedModel, request: EvaluationRequest, way: Way, stop: StopFlag) -> Scores:
-    scorer = way.scorer(model)
-    tokens = _tokens(model, request, stop)
+    scorer = way.scorer(model, request.data_dir)
+    if request.text is not None:
+        tokens = tokens_of_file(model.vocabulary, request.text, stop)
+    else:
+        tokens = tokens_of_split(model, request.split, request.data_dir, stop)
     described = scored_text(
         model.vocabulary,
         tokens,
         split=request.split,
         protocol=request.protocol,
         batch_size=model.config.training.batch_size,
+        way=way.title,
     )
     with model.at_work() as network:
         return score_text(network, tokens, described, model.name, stop, scorer)
-
-
-def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:
-    """Return the text to score, in the model's indices."""
-    if request.text is not None:
-        return _tokens_of_file(model.vocabulary, request.text, stop)
-    data = model.config.run.data
-    if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
-        raise InputError(
-            f"{model.name}: it was trained on the folder {data}, which is not here; evaluate it "
-            "from the folder that the run was started in, or use --text FILE"
-        )
-    corpus = load_corpus(data, request.data_dir, stop)
-    if corpus.vocabulary.sha256 != model.vocabulary.sha256:
-        raise InputError(
-            f"{model.name}: its vocabulary ({len(model.vocabulary):,} words) is not that of the "
-            f"data {corpus.name} ({len(corpus.vocabulary):,} words); use --text FILE to evaluate "
-            "it on another text"
-        )
-    if request.split not in corpus.splits:
-        raise InputError(
-            f"{model.name}: the folder {data} that it was trained on has no test.txt; use "
-            "--split valid, or --text FILE"
-        )
-    return corpus.splits[request.split]
-
-
-def _tokens_of_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> TokenIds:
-    """Encode a text file, and say how much of it the vocabulary does not have."""
-    written = 0  # <unk> that the file has itself
-
-    def words_of_file() -> Iterator[list[str]]:
-        nonlocal written
-        for words in read_words(path, stop):
-            written += words.count(UNK)
-            yield words
-
-    tokens = vocabulary.encode_text(words_of_file())
-    unknown = count_token(tokens, vocabulary.index[UNK]) - written
-    if unknown:
-        logger.warning(
-            "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
-            path,
-            f"{unknown:,}",
-            f"{len(tokens):,}",
-            100 * unknown / len(tokens),
-        )
-    return tokens

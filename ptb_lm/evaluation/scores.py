@@ -28,12 +28,15 @@ from ptb_lm.model.perplexity import perplexity
 
 FORMAT = 1
 PROTOCOLS = ("stream", "columns")
+USUAL = "usual"
+"""The way of the paper: no dropout, fixed weights, nothing remembered but the hidden state."""
 # Scores of ten million tokens, or a file of them that is packed no more than numbers can be.
 PLAUSIBLE_BYTES = 40_000_000
 PLAUSIBLE_RATIO = 20
 LONGEST_HEADER = 256
 ROUNDED_STEPS = np.float32(1024)
 LONGEST_DIRECTORY = 1000
+_UNSAID = ("way", USUAL)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class ScoredText:
         streams: B; 1 in the protocol ``stream``.
         text_sha256: of the words, so that it does not depend on a vocabulary's order.
         vocabulary_size: V; perplexities over different vocabularies cannot be compared.
+        way: with its settings, see :mod:`ptb_lm.evaluation.ways`.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -56,6 +60,7 @@ class ScoredText:
     streams: Annotated[int, Field(gt=0, strict=True)]
     text_sha256: str
     vocabulary_size: Annotated[int, Field(gt=0, strict=True)]
+    way: str = USUAL
 
     @property
     def layout(self) -> str:
@@ -127,6 +132,7 @@ def result_table(members: Sequence[Scores]) -> dict[str, Any]:
     return {
         "split": text.split,
         "protocol": text.protocol,
+        **({"way": text.way} if text.way != USUAL else {}),
         "members": [
             {"checkpoint": member.name, **asdict(figure(member.log_probabilities))}
             for member in members
@@ -148,10 +154,14 @@ def text_sha256(batches: Iterable[Sequence[str]]) -> str:
 def save_scores(scores: Scores, path: Path) -> None:
     """Write a score file: an ``.npz`` of float32 scores and their description, no pickle in it.
 
+    The usual way goes without saying. A file of another names it, which versions that know of no
+    other refuse to read, rather than to take it for the usual one.
+
     Raises:
         PtbLmError: it could not be written.
     """
-    description = json.dumps({"format": FORMAT, **asdict(scores.text)}).encode()
+    said = {key: value for key, value in asdict(scores.text).items() if (key, value) != _UNSAID}
+    description = json.dumps({"format": FORMAT, **said}).encode()
     with durable_file(path) as file:
         np.savez_compressed(
             file,

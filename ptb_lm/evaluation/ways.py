@@ -6,16 +6,32 @@ The usual one is the paper's: no dropout, fixed weights, nothing remembered but 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
+from ptb_lm.evaluation.cache import Cache
+from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
+from ptb_lm.evaluation.scores import USUAL
+from ptb_lm.evaluation.texts import tokens_of_split
 from ptb_lm.evaluation.trained import TrainedModel
+from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import (
     Scorer,
     monte_carlo_log_probabilities,
     target_log_probabilities,
 )
+from ptb_lm.stop import StopFlag
+
+MakeScorer = Callable[[TrainedModel, Path], Scorer]
+"""Makes the scoring itself for a model, from the data folder where it needs the training text.
+
+Raises InputError where the model has no such.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,24 +40,26 @@ class Way:
 
     Attributes:
         key: what it is called in JSON.
-        title: what it is called where a person reads.
-        scorer: makes the scoring itself for a model; raises InputError where the model has no such.
+        title: what it is called where a person reads, its settings with it, and in score files.
+        scorer: makes the scoring.
         settings: what it was asked for with.
+        one_stream: whether it reads a text as one stream alone.
     """
 
     key: str
     title: str
-    scorer: Callable[[TrainedModel], Scorer]
-    settings: dict[str, float] = field(default_factory=dict)
+    scorer: MakeScorer
+    settings: dict[str, str | float] = field(default_factory=dict)
+    one_stream: bool = False
 
 
-USUAL = Way("usual", "as the paper scores", lambda model: target_log_probabilities)
+AS_THE_PAPER = Way("usual", USUAL, lambda model, data_dir: target_log_probabilities)
 
 
 def monte_carlo(samples: int) -> Way:
     """Score by the mean probability of so many passes with dropout (arXiv 1512.05287)."""
 
-    def scorer(model: TrainedModel) -> Scorer:
+    def scorer(model: TrainedModel, data_dir: Path) -> Scorer:
         if not model.config.model.has_dropout:
             raise InputError(
                 f"--mc-samples: {model.name} was trained without dropout; nothing to sample"
@@ -52,5 +70,40 @@ def monte_carlo(samples: int) -> Way:
             monte_carlo_log_probabilities, samples=samples, unrolled_steps=unrolled_steps
         )
 
-    title = f"by the mean probability of {samples:,} passes with dropout"
+    title = f"the mean probability of {samples:,} passes with dropout"
     return Way("monte_carlo", title, scorer, {"samples": samples})
+
+
+def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
+    """Score by a model that adapts to the text: dynamic evaluation, a cache, or one on the other.
+
+    The form ``rms`` of dynamic evaluation first goes through the text that a model was trained on.
+    """
+    assert dynamic or cache, "nothing to adapt by"
+    asked = [part for part in (dynamic, cache) if part is not None]
+
+    def scorer(model: TrainedModel, data_dir: Path) -> Scorer:
+        def score(network: LanguageModel, tokens: TokenIds, streams: int, stop: StopFlag) -> Tensor:
+            if dynamic is None:
+                return adaptive_log_probabilities(network, tokens, cache=cache, stop=stop)
+            if dynamic.form == "sgd":
+                paces = sgd_paces(network, dynamic)
+            else:
+                training_text = tokens_of_split(
+                    model, "train", data_dir, stop, otherwise="use --dynamic sgd, which needs none"
+                )
+                mean_squares = gradient_mean_squares(network, training_text, dynamic.segment, stop)
+                paces = rms_paces(mean_squares, dynamic)
+            return adaptive_log_probabilities(
+                network, tokens, paces=paces, steps=dynamic.segment, cache=cache, stop=stop
+            )
+
+        return score
+
+    return Way(
+        key="_".join(part.key for part in asked),
+        title=" and ".join(part.title for part in asked),
+        scorer=scorer,
+        settings={name: value for part in asked for name, value in part.settings.items()},
+        one_stream=True,
+    )

@@ -69,8 +69,20 @@ class LanguageModel(nn.Module):
         Raises:
             MemoryError: too little memory is left for the kernels.
         """
+        x, after = self.top_layer(words, hidden)
+        return self.logits(x), after
+
+    def top_layer(self, words: Tensor, hidden: HiddenState) -> tuple[Tensor, HiddenState]:
+        """Run a window as :meth:`forward` does, up to what the softmax is of.
+
+        Returns:
+            h of layer L at every step, (T, B, H), and the state after the last step.
+
+        Raises:
+            MemoryError: too little memory is left for the kernels.
+        """
         require_headroom()
-        with torch.autocast(words.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._products():
             embedded = self.embedding(words)  # (T, B, H)
             x = self.drop_words.of_words(embedded, words, self.embedding.num_embeddings)
             after: HiddenState = []
@@ -78,7 +90,18 @@ class LanguageModel(nn.Module):
                 x = self.drop["between" if index else "input"](x)
                 x, state = self._run_layer(layer, x, state)
                 after.append(state)
-            return self.softmax(self.drop["output"](x)), after
+            return x, after
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of the next word, (T, B, V), from h of layer L, (T, B, H)."""
+        with self._products():
+            logits: Tensor = self.softmax(self.drop["output"](x))
+            return logits
+
+    def _products(self) -> torch.autocast:
+        """Have products computed in bfloat16 within, where that is the precision."""
+        device = self.softmax.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _run_layer(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run a layer, fused where nothing within it is masked."""

@@ -69,7 +69,7 @@ def target_log_probabilities(
     """
     require_columns(len(tokens), streams)
     max_steps = max(1, TARGETS_PER_WINDOW // streams)
-    with _in_mode(network, training=False):
+    with in_mode(network, training=False):
         return _score_text(network, tokens, max_steps, share or Share(0, streams, streams), stop)
 
 
@@ -105,7 +105,7 @@ def monte_carlo_log_probabilities(
     require_columns(len(tokens), streams)
     total = torch.full((len(tokens) - 1,), -torch.inf, dtype=torch.float64)
     every = Share(0, streams, streams)
-    with _in_mode(network, training=True):
+    with in_mode(network, training=True):
         for _ in range(samples):
             log_p = _score_text(network, tokens, unrolled_steps, every, stop)
             torch.logaddexp(total, log_p.double(), out=total)
@@ -135,7 +135,7 @@ def sentence_log_probabilities(
     """
     text, scores = _text_and_room(network, tokens)
     starts = lengths.cumsum(0) - lengths
-    with _in_mode(network, training=False):
+    with in_mode(network, training=False):
         for batch in batches_by_length(lengths, TARGETS_PER_WINDOW, LEAST_STREAMS):
             hidden = network.zero_state(len(batch))
             for window in padded_windows(starts[batch], lengths[batch], TARGETS_PER_WINDOW):
@@ -168,7 +168,7 @@ def continued_log_probabilities(
     text, scores = _text_and_room(network, tokens)
     if len(scores) == 0:
         return scores, hidden
-    with _in_mode(network, training=False):
+    with in_mode(network, training=False):
         for places in evaluation_windows(len(scores), 1, TARGETS_PER_WINDOW):
             stop.check()
             places = places.to(text.device)
@@ -247,7 +247,7 @@ def _recorded(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -
 
 
 @contextmanager
-def _in_mode(network: LanguageModel, *, training: bool) -> Iterator[None]:
+def in_mode(network: LanguageModel, *, training: bool) -> Iterator[None]:
     """Turn dropout on or off, and back to what it was."""
     was_training = network.training
     network.train(training)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
-from ptb_lm.evaluation.scores import Figure, ScoredText, Scores, average, figure
+from ptb_lm.evaluation.scores import USUAL, Figure, ScoredText, Scores, average, figure
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.published import percent_above, published_for
 
@@ -71,7 +71,9 @@ def evaluation_summary(members: list[Scores], configs: list[Config]) -> str:
 
 def average_summary(members: list[Scores]) -> str:
     """Say what each score file holds, and the average of several."""
-    return "\n".join([_member_line(member) for member in members] + _average_lines(members))
+    lines = [_member_line(member) for member in members] + _average_lines(members)
+    way = members[0].text.way
+    return "\n".join(lines if way == USUAL else [f"by {way}:", *lines])
 
 
 def _member_line(member: Scores) -> str:

@@ -1,7 +1,9 @@
 """What a person sees of a training: a bar on a terminal, a line an epoch everywhere."""
 
 import logging
+from collections.abc import Iterable
 from types import TracebackType
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -10,6 +12,8 @@ from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 
 logger = logging.getLogger(__name__)
+
+Window = TypeVar("Window")
 
 tqdm.monitor_interval = 0  # no thread beside ours
 
@@ -56,3 +60,8 @@ class Progress:
         )
         with self.bar.external_write_mode():
             logger.info("%s", line)
+
+
+def with_bar(windows: Iterable[Window], total: int, what: str) -> Iterable[Window]:
+    """Return windows as they are; while they are worked on, a bar counts them (on a terminal)."""
+    return tqdm(windows, what, total, unit="window", leave=False, disable=None)

@@ -1,0 +1,115 @@
+"""Scores by a model that adapts to what it has read: dynamic evaluation, a cache, or both.
+
+The text is one stream: what is adapted to is all that came before.
+
+Shapes: N tokens of a text, T steps read at once, H hidden units.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ptb_lm.corpus.batching import evaluation_windows
+from ptb_lm.corpus.tokens import TokenIds
+from ptb_lm.errors import PtbLmError
+from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
+from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace, log_p_of
+from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.objective import at_least_float32
+from ptb_lm.model.scoring import TARGETS_PER_WINDOW, in_mode
+from ptb_lm.model.state import HiddenState
+from ptb_lm.stop import NEVER, StopFlag
+from ptb_lm.training.progress import with_bar
+
+Read = Callable[[Tensor, Tensor, HiddenState], tuple[Tensor, Tensor, HiddenState]]
+"""See :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`."""
+
+
+class DivergedError(PtbLmError):
+    """The weights have learnt what gives no probabilities."""
+
+
+def adaptive_log_probabilities(
+    network: LanguageModel,
+    tokens: TokenIds,
+    *,
+    paces: Mapping[str, Pace] | None = None,
+    steps: int = TARGETS_PER_WINDOW,
+    cache: Cache | None = None,
+    stop: StopFlag = NEVER,
+) -> Tensor:
+    """Score each token of a text but the first, given all before it. Dropout is off.
+
+    Args:
+        network: left as it is, to the bit.
+        tokens: the text, (N,).
+        paces: how each parameter learns from the text, by its name; None: the weights stay.
+        steps: T: the tokens read between two updates. Without ``paces`` it changes no figure.
+        cache: what p_cache is made by; None: p_vocab alone.
+        stop: looked at before each T steps.
+
+    Returns:
+        ln p of the tokens 1 … N-1, (N - 1,), on the CPU.
+
+    Raises:
+        InputError: the text has no token to score.
+        DivergedError: the weights have learnt what gives no probabilities.
+        Stopped: a signal came.
+    """
+    log_p_vocab, log_p_cache = read_text(
+        network, tokens, paces=paces, steps=steps, cache=cache, stop=stop
+    )
+    return log_p_vocab if cache is None else interpolated(log_p_vocab, log_p_cache, cache.weight)
+
+
+def read_text(
+    network: LanguageModel,
+    tokens: TokenIds,
+    *,
+    paces: Mapping[str, Pace] | None = None,
+    steps: int = TARGETS_PER_WINDOW,
+    cache: Cache | None = None,
+    stop: StopFlag = NEVER,
+) -> tuple[Tensor, Tensor]:
+    """Do as :func:`adaptive_log_probabilities` up to the interpolation, whatever its weight.
+
+    Returns:
+        ln p_vocab and ln p_cache of the tokens 1 … N-1, both (N - 1,); without a cache twice the
+        first.
+    """
+    read: Read = partial(_read_as_trained, network)
+    if paces is not None:
+        read = AdaptiveNetwork(network, paces).read
+    text = torch.from_numpy(tokens.astype("int64")).to(network.softmax.weight.device)
+    hidden, memory = network.zero_state(1), empty_memory(network.softmax.weight)
+    by_vocab, by_cache = [], []
+    targets_in_all = len(tokens) - 1
+    windows = evaluation_windows(targets_in_all, 1, steps)
+    for places in with_bar(windows, -(-targets_in_all // steps), "the text"):  # (T, 1)
+        stop.check()
+        places = places.to(text.device)
+        words, targets = text[places], text[places + 1]
+        log_p, states, hidden = read(words, targets, hidden)
+        if not log_p.isfinite().all():
+            raise DivergedError(
+                f"no probabilities after {int(places[0]):,} tokens: the weights have become NaN or "
+                "infinite; with dynamic evaluation, lower --dynamic-rate"
+            )
+        by_vocab.append(log_p)
+        if cache is not None:
+            log_p, memory = recall(memory, states, targets.flatten(), log_p, cache)
+        by_cache.append(log_p)
+    return torch.cat(by_vocab).cpu(), torch.cat(by_cache).cpu()
+
+
+@torch.no_grad()
+def _read_as_trained(
+    network: LanguageModel, words: Tensor, targets: Tensor, hidden: HiddenState
+) -> tuple[Tensor, Tensor, HiddenState]:
+    """Do as :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`, but learn nothing."""
+    with in_mode(network, training=False):
+        states, hidden = network.top_layer(words, hidden)  # (T, 1, H)
+        log_p = log_p_of(targets, network.logits(states))
+        return log_p, at_least_float32(states).squeeze(1), hidden

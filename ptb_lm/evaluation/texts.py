@@ -1,0 +1,87 @@
+"""Where the tokens come from that a trained model is used on: its own data, or a file."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptb_lm.corpus.load import load_corpus
+from ptb_lm.corpus.reading import read_words
+from ptb_lm.corpus.splits import BUILT_IN
+from ptb_lm.corpus.text import UNK
+from ptb_lm.corpus.tokens import TokenIds, count_token
+from ptb_lm.corpus.vocabulary import Vocabulary
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.trained import TrainedModel
+from ptb_lm.stop import StopFlag
+
+logger = logging.getLogger(__name__)
+
+
+def tokens_of_split(
+    model: TrainedModel,
+    split: str,
+    data_dir: Path,
+    stop: StopFlag,
+    *,
+    otherwise: str = "use --text FILE to evaluate it on another text",
+) -> TokenIds:
+    """Return a split of the data that a model was trained on, in its indices.
+
+    Args:
+        model: with a vocabulary.
+        split: ``train``, ``valid`` or ``test``.
+        data_dir: the data folder.
+        stop: looked at between two files.
+        otherwise: what a user can do without the data.
+
+    Raises:
+        InputError: the data is not here, or no longer what the model was trained on.
+        Stopped: a signal came.
+    """
+    data = model.config.run.data
+    if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
+        raise InputError(
+            f"{model.name}: it was trained on the folder {data}, which is not here; evaluate it "
+            f"from the folder that the run was started in, or {otherwise}"
+        )
+    corpus = load_corpus(data, data_dir, stop)
+    if corpus.vocabulary.sha256 != model.vocabulary.sha256:
+        raise InputError(
+            f"{model.name}: its vocabulary ({len(model.vocabulary):,} words) is not that of the "
+            f"data {corpus.name} ({len(corpus.vocabulary):,} words); {otherwise}"
+        )
+    if split not in corpus.splits:
+        raise InputError(
+            f"{model.name}: the folder {data} that it was trained on has no {split}.txt; use "
+            "--split valid, or --text FILE"
+        )
+    return corpus.splits[split]
+
+
+def tokens_of_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> TokenIds:
+    """Return a text of the user's; a warning says how much of it the vocabulary lacks.
+
+    Raises:
+        InputError: it cannot be read.
+        Stopped: a signal came.
+    """
+    written = 0  # <unk> that the file has itself
+
+    def words_of_file() -> Iterator[list[str]]:
+        nonlocal written
+        for words in read_words(path, stop):
+            written += words.count(UNK)
+            yield words
+
+    tokens = vocabulary.encode_text(words_of_file())
+    unknown = count_token(tokens, vocabulary.index[UNK]) - written
+    if unknown:
+        logger.warning(
+            "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
+            path,
+            f"{unknown:,}",
+            f"{len(tokens):,}",
+            100 * unknown / len(tokens),
+        )
+    return tokens
