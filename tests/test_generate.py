@@ -23,7 +23,7 @@ from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
 LAST = "runs/a/last.pt"
-SAFETY_SECONDS = 120.0
+SAFETY_SECONDS = 300.0
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -36,7 +36,7 @@ from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 LAST = "runs/a/last.pt"
 LINE_HEADER = ["line", "words", "tokens", "unknown", "log_probability_nats", "perplexity"]
 WORD_HEADER = ["line", "position", "word", "surprisal_bits", "unknown"]
-SAFETY_SECONDS = 120.0
+SAFETY_SECONDS = 300.0
 
 
 def random_lines(count: int, longest: int, seed: int = 1) -> list[str]:

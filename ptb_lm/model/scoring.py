@@ -30,7 +30,7 @@ from ptb_lm.stop import NEVER, StopFlag
 # A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
 TARGETS_PER_WINDOW = 1000
 
-# Sentences scored side by side, however long: with fewer the recurrent product slows down.
+# Sentences scored side by side, however long: one alone leaves the recurrent product slow.
 LEAST_STREAMS = 16
 
 Scorer = Callable[[LanguageModel, TokenIds, int, StopFlag], Tensor]

@@ -364,6 +364,7 @@ def commands() -> bytes:
             ["eval", "run/last.pt", "--text", "nöte.txt", "--save-scores", "nöte.npz"],
             ["eval", "run/last.pt", "run/best.pt", "--json"],
             ["average", "nöte.npz"],
+            ["score", "run/last.pt", "nöte.txt", "--per-word"],
         )
     )
 
