@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptb_lm.config import resolve
+from ptb_lm.model import network as network_module
 from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.libraries import GREATEST_ERROR, product_error, product_routes, set_libraries
 from ptb_lm.model.network import LanguageModel
@@ -101,7 +102,12 @@ def test_the_rows_of_words_that_a_window_has_twice_are_one_in_the_norm() -> None
     assert norms[:2] == pytest.approx(norms[2:], rel=1e-6)
 
 
-def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32() -> None:
+@pytest.mark.parametrize("has_kernel", [None, False], ids=["as it is here", "without a kernel"])
+def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32(
+    monkeypatch: pytest.MonkeyPatch, has_kernel: bool | None
+) -> None:
+    if has_kernel is not None:
+        monkeypatch.setattr(network_module, "has_bfloat16_lstm", lambda: has_kernel)
     model = resolve("small", ["model.hidden_size=24"]).model
     words = torch.randint(V, (T + 1, B))
     objectives = []

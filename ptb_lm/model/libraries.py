@@ -1,6 +1,7 @@
 """What the libraries beneath PyTorch are told once, and watched for at each forward pass."""
 
 import ctypes
+import logging
 import mmap
 import os
 import platform
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 HEADROOM_BYTES = 32 * 2**20
 DEFAULT, ONEDNN = "ieee", "bf16"
@@ -69,6 +72,24 @@ def product_routes() -> list[str]:
             routes.append(route)
     backends.mkldnn.matmul.fp32_precision = before
     return routes
+
+
+@cache
+def has_bfloat16_lstm() -> bool:
+    """Whether oneDNN, which runs PyTorch's fused LSTM on the CPU, has kernels in bfloat16 here.
+
+    It has none for processors without AVX-512, and PyTorch does not look before it asks for them.
+    """
+    lstm = torch.nn.LSTM(1, 1)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(1, 1, 1))
+    except RuntimeError:
+        logger.warning(
+            "This processor has no bfloat16 kernels for the LSTM: bf16 is slower than fp32 here."
+        )
+        return False
+    return True
 
 
 def product_error(rows: int = 64, inner: int = 256, columns: int = 512) -> float:

@@ -13,7 +13,7 @@ from ptb_lm.config import PLACES, ModelConfig
 from ptb_lm.model.cells import CELLS, State, cell_step
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
-from ptb_lm.model.libraries import require_headroom
+from ptb_lm.model.libraries import has_bfloat16_lstm, require_headroom
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 
@@ -104,15 +104,20 @@ class LanguageModel(nn.Module):
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _run_layer(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run a layer, fused where nothing within it is masked."""
+        """Run a layer, fused where nothing within it is masked and there is a kernel for it."""
         layer = cast(nn.RNNBase, layer)
         per_gate = x.dim() == 4
-        if self.cell.fused and not per_gate and not self.drop_recurrent.acts:
+        is_masked = per_gate or self.drop_recurrent.acts
+        if self.cell.fused and not is_masked and self._has_kernel(layer, x.device):
             return run_fused(self.cell, layer, x, state)
         masks = None
         if self.drop_recurrent.acts:
             masks = self.drop_recurrent.draw(x[0] if per_gate else x)  # x is as wide as h
         return run_stepwise(self.cell, layer_weights(layer), x, state, masks)
+
+    def _has_kernel(self, layer: nn.RNNBase, device: torch.device) -> bool:
+        may_lack = self.precision == "bf16" and device.type == "cpu" and isinstance(layer, nn.LSTM)
+        return not may_lack or has_bfloat16_lstm()
 
     def zero_state(self, streams: int) -> HiddenState:
         """Return the state at the beginning of a text: all zero, (B, H) each, for each layer."""
