@@ -336,7 +336,7 @@ def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: St
             bar.update(len(tokens))
             if not len(tokens):
                 continue
-            part = "".join(f" {words[number]}" for number in tokens.tolist())
+            part = " " + " ".join([words[number] for number in tokens.tolist()])
             part = part.replace(" \n", "\n").replace("\n ", "\n")
             # Where it begins a file, a word may begin with what would be taken for its mark.
             if begins_line[split] and not (begins_file[split] and part[1:2] == BYTE_ORDER_MARK):
