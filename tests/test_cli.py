@@ -344,6 +344,20 @@ def test_unknown_words_of_another_text_are_counted_as_unk_and_said() -> None:
     assert json.loads(known.out)["members"] == result["members"]
 
 
+def test_a_text_on_standard_input_is_read_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = ["runs/a/last.pt", "runs/b/last.pt"]
+    Path("note.txt").write_text("a b xyzzy c\n")
+    expected = done_json("eval", *checkpoints, "--text", "note.txt", "--mc-samples", "2")
+    with Path("note.txt").open(encoding="utf-8") as piped:
+        monkeypatch.setattr(sys, "stdin", piped)
+        outcome = done("eval", *checkpoints, "--text", "-", "--mc-samples", "2", "--json")
+    assert outcome.err.startswith("standard input: 1 of 5 tokens (20.0 %) are not in the vocab")
+    assert len(outcome.err.splitlines()) == 1
+    assert json.loads(outcome.out) == expected | {"split": "text -"} | {
+        "monte_carlo": expected["monte_carlo"] | {"split": "text -"}
+    }
+
+
 # Stopping, resuming, beginning anew
 
 

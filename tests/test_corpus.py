@@ -183,12 +183,15 @@ print(peak() - before)
 """
 
 TRAINING = """
-from ptb_lm.corpus.batching import training_columns, training_window
-from ptb_lm.corpus.load import load_corpus
+from ptb_lm.config import resolve
+from ptb_lm.stop import StopFlag
+from ptb_lm.training.loop import train
+from ptb_lm.training.shared_run import open_shared_run
+from ptb_lm.training.world import joined_world
+config = resolve("small", ["model.hidden_size=1"], {"data": str(path), "device": "cpu"})
 before = peak()
-corpus = load_corpus(str(path), path)
-columns = training_columns(corpus.splits["train"], 20, 35)
-corpus.sha256, training_window(columns, len(columns) // 35 - 1, 35)
+with joined_world("cpu") as world, open_shared_run(config, path, path / "run", world) as run:
+    train(run, StopFlag(), max_steps=2)
 print(peak() - before)
 """
 

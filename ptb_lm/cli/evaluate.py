@@ -20,7 +20,8 @@ def evaluate(
         typer.Option(help="train, valid or test (default).", autocompletion=complete.split),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another text instead of a split.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Another text instead of a split; - is standard input."),
     ] = None,
     protocol: Annotated[
         str | None,

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptb_lm.corpus.reading import STANDARD_INPUT, progress, read_words, require_there
+from ptb_lm.corpus.reading import (
+    STANDARD_INPUT,
+    name_of,
+    progress,
+    read_words,
+    require_there,
+)
 from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
@@ -199,13 +205,10 @@ class _Text:
         numbers, buffer = Numbers({LINE_END: LINE_END_NUMBER}), TokenBuffer()
         lines = 0
         for source in sources:
-            path = None if source == STANDARD_INPUT else source
-            for words in read_words(path, stop, LINE_END):
+            for words in read_words(source, stop, LINE_END):
                 buffer.append(numbers.encode(words))
                 lines += words.count(LINE_END)
-        name = f"{len(sources)} files"
-        if len(sources) == 1:
-            name = "standard input" if sources[0] == STANDARD_INPUT else str(sources[0])
+        name = name_of(sources[0]) if len(sources) == 1 else f"{len(sources)} files"
         split_of_line = _draw(lines, preparation, name, stop)
         return cls(name, list(numbers), buffer.joined(), split_of_line, len(preparation.splits))
 
@@ -336,7 +339,7 @@ def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: St
             bar.update(len(tokens))
             if not len(tokens):
                 continue
-            part = "".join(f" {words[number]}" for number in tokens.tolist())
+            part = " " + " ".join([words[number] for number in tokens.tolist()])
             part = part.replace(" \n", "\n").replace("\n ", "\n")
             # Where it begins a file, a word may begin with what would be taken for its mark.
             if begins_line[split] and not (begins_file[split] and part[1:2] == BYTE_ORDER_MARK):

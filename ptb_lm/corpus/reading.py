@@ -3,8 +3,9 @@
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -23,13 +24,14 @@ SECONDS_UNTIL_SHOWN = 0.5
 tqdm.monitor_interval = 0  # no thread beside ours
 
 
-def read_words(
-    path: Path | None, stop: StopFlag = NEVER, line_end: str = EOS
-) -> Iterator[list[str]]:
+STANDARD_INPUT = Path("-")
+
+
+def read_words(path: Path, stop: StopFlag = NEVER, line_end: str = EOS) -> Iterator[list[str]]:
     """Read a text file into words, with a bar where standard error is a terminal.
 
     Args:
-        path: of the file, or None for standard input; it is read once, so that a pipe will do.
+        path: of the file; ``-`` is standard input. It is read once, so that a pipe will do.
         stop: looked at before each part, and ends the wait for one.
         line_end: what a line is ended with, see :func:`~ptb_lm.corpus.text.words_of`.
 
@@ -40,16 +42,18 @@ def read_words(
         InputError: the file is missing, is not UTF-8, or holds no word.
         Stopped: a signal came.
     """
-    name = "standard input" if path is None else str(path)
+    name = name_of(path)
     has_words = False
-    for words in words_of(decoded(_parts_of(path, name, stop), name), line_end):
+    for words in words_of(decoded(_parts_of(path, stop), name), line_end):
         has_words = has_words or any(word not in (EOS, line_end) for word in words)
         yield words
     if not has_words:
         raise InputError(f"{name}: no word in it")
 
 
-STANDARD_INPUT = Path("-")
+def name_of(path: Path) -> str:
+    """Return what a text is called where something is said of it."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 @contextmanager
@@ -94,14 +98,7 @@ def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[s
 
 
 def _lines_of(file: IO[bytes], name: str, stop: StopFlag) -> Iterator[bytes]:
-    while True:
-        try:
-            with stop.while_waiting():
-                line = file.readline()
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-        if not line:
-            return
+    while line := _read(file.readline, name, stop):
         yield line
 
 
@@ -114,23 +111,21 @@ def require_there(paths: Iterable[Path]) -> None:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _parts_of(path: Path | None, name: str, stop: StopFlag) -> Iterator[bytes]:
+def _parts_of(path: Path, stop: StopFlag) -> Iterator[bytes]:
     """Yield the bytes of a file."""
+    with opened(path, stop) as file, progress("reading", _size(file), "B") as bar:
+        while part := _read(partial(file.read, PART_BYTES), name_of(path), stop):
+            yield part
+            bar.update(len(part))
+
+
+def _read(read: Callable[[], bytes], name: str, stop: StopFlag) -> bytes:
+    """Read from a file, and hear a signal while it is waited for."""
     try:
-        with _opened(path) as file, progress("reading", _size(file), "B") as bar:
-            while True:
-                with stop.while_waiting():
-                    part = file.read(PART_BYTES)
-                if not part:
-                    break
-                yield part
-                bar.update(len(part))
+        with stop.while_waiting():
+            return read()
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-
-
-def _opened(path: Path | None) -> IO[bytes]:
-    return os.fdopen(0, "rb", closefd=False) if path is None else path.open("rb")
 
 
 def _size(file: IO[bytes]) -> int | None:

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ptb_lm.corpus.batching import evaluation_windows
+from ptb_lm.corpus.batching import evaluation_windows, widened
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import PtbLmError
 from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
@@ -82,7 +82,7 @@ def read_text(
     read: Read = partial(_read_as_trained, network)
     if paces is not None:
         read = AdaptiveNetwork(network, paces).read
-    text = torch.from_numpy(tokens.astype("int64")).to(network.softmax.weight.device)
+    text = torch.from_numpy(tokens).to(network.softmax.weight.device)  # int32 (N,)
     hidden, memory = network.zero_state(1), empty_memory(network.softmax.weight)
     by_vocab, by_cache = [], []
     targets_in_all = len(tokens) - 1
@@ -90,7 +90,7 @@ def read_text(
     for places in with_bar(windows, -(-targets_in_all // steps), "the text"):  # (T, 1)
         stop.check()
         places = places.to(text.device)
-        words, targets = text[places], text[places + 1]
+        words, targets = widened(text[places]), widened(text[places + 1])
         log_p, states, hidden = read(words, targets, hidden)
         if not log_p.isfinite().all():
             raise DivergedError(

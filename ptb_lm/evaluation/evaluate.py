@@ -195,7 +195,7 @@ def evaluate(
         model: see :func:`~ptb_lm.evaluation.trained.load`.
         split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on, which
             need not have a test text.
-        text: a file of another text, instead of a split.
+        text: a file of another text, instead of a split; ``-`` is standard input.
         protocol: ``stream`` or ``columns``; by default the paper's for the split, or the way's.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
         way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
@@ -212,7 +212,7 @@ def evaluate(
     file = None if text is None else Path(text)
     directory = None if data_dir is None else Path(data_dir)
     request = EvaluationRequest.of(split, file, protocol, directory, [way])
-    return _evaluate(model, request, way, stop)
+    return _evaluate(model, _tokens(model, request, stop), request, way, stop)
 
 
 def evaluate_checkpoints(
@@ -222,7 +222,7 @@ def evaluate_checkpoints(
     device: str,
     stop: StopFlag = NEVER,
 ) -> tuple[list[list[Scores]], list[Config]]:
-    """Score one text with each checkpoint, in each way.
+    """Score one text with each checkpoint, in each way; a text file is read once for all.
 
     Returns:
         for each way the scores by each checkpoint, and the checkpoints' configs.
@@ -236,6 +236,7 @@ def evaluate_checkpoints(
     members: list[list[Scores]] = [[] for _ in ways]
     configs = []
     vocabulary: Vocabulary | None = None
+    tokens: TokenIds | None = None
     for path in paths:
         model = load(path, device)
         vocabulary = vocabulary or model.vocabulary
@@ -244,18 +245,25 @@ def evaluate_checkpoints(
                 f"{path}: its vocabulary ({len(model.vocabulary):,} words) is not that of "
                 f"{paths[0]} ({len(vocabulary):,} words); evaluate them one at a time"
             )
+        if tokens is None or request.text is None:  # else each has data of its own
+            tokens = _tokens(model, request, stop)
         for way, scores in zip(ways, members, strict=True):
-            scores.append(_evaluate(model, request, way, stop))
+            scores.append(_evaluate(model, tokens, request, way, stop))
         configs.append(model.config)
     return members, configs
 
 
-def _evaluate(model: TrainedModel, request: EvaluationRequest, way: Way, stop: StopFlag) -> Scores:
-    scorer = way.scorer(model, request.data_dir)
+def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:
+    """Return the text to score, in the model's indices."""
     if request.text is not None:
-        tokens = tokens_of_file(model.vocabulary, request.text, stop)
-    else:
-        tokens = tokens_of_split(model, request.split, request.data_dir, stop)
+        return tokens_of_file(model.vocabulary, request.text, stop)
+    return tokens_of_split(model, request.split, request.data_dir, stop)
+
+
+def _evaluate(
+    model: TrainedModel, tokens: TokenIds, request: EvaluationRequest, way: Way, stop: StopFlag
+) -> Scores:
+    scorer = way.scorer(model, request.data_dir)
     described = scored_text(
         model.vocabulary,
         tokens,

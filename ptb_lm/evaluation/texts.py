@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptb_lm.corpus.load import load_corpus
-from ptb_lm.corpus.reading import read_words
+from ptb_lm.corpus.reading import name_of, read_words
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.corpus.text import UNK
 from ptb_lm.corpus.tokens import TokenIds, count_token
@@ -79,7 +79,7 @@ def tokens_of_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> TokenI
     if unknown:
         logger.warning(
             "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
-            path,
+            name_of(path),
             f"{unknown:,}",
             f"{len(tokens):,}",
             100 * unknown / len(tokens),

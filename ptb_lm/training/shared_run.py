@@ -93,7 +93,7 @@ def _take_share(run: Run, world: World) -> None:
     """Keep this process's streams of a run, and begin with the first one's weights and masks."""
     share = world.share(run.config.training.batch_size)
     run.world, run.share = world, share
-    run.columns = share.of(run.columns, dim=1).contiguous()
+    run.columns = share.of(run.columns, dim=1)  # a view: a text is not to be in memory twice
     run.state.hidden = [
         tuple(share.of(part, dim=0).contiguous() for part in layer) for layer in run.state.hidden
     ]
