@@ -29,8 +29,16 @@ def test_time_blocks(results: Path) -> dict[str, str]:
 
 def test_time_block(results: Path) -> str:
     """Return valid and test perplexity by way, for each run that there is evidence of."""
-    parts = [_figures(name, evidence) for name, evidence in _read(results).items()]
+    parts = [
+        _figures(name, evidence) if _is_whole(evidence) else f"{name}: not yet finished."
+        for name, evidence in _read(results).items()
+    ]
     return "\n\n".join(parts) or "Not yet run."
+
+
+def _is_whole(evidence: dict[str, Any]) -> bool:
+    """Whether a study has come to its end, the test figure of its last way."""
+    return all("test" in evidence["figures"].get(way, {}) for way in WAYS)
 
 
 def _figures(name: str, evidence: dict[str, Any]) -> str:

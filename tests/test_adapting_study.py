@@ -128,6 +128,8 @@ def test_a_stopped_study_goes_on_by_the_same_command(
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
     kept = json.loads(EVIDENCE.read_text())["trials"]
     assert len(kept["cache"]) >= 2
+    assert test_time_page.test_time_block(Path("results")) == "a: not yet finished."
+    assert "| cache | size | theta | weight |" in test_time_page.trials_block(Path("results"))
     assert len(kept["sgd"]) == 2  # and not the third, in which it came
     assert study.main() == 0
     assert EVIDENCE.read_bytes() == whole
