@@ -17,15 +17,16 @@ HEAD = """\
 <!-- made by `make table` from the command line itself; do not edit -->
 # Commands
 
-What `ptb-lm COMMAND --help` says, on one page. A word in capitals stands for a value, `[…]` may be
+What `--help` says of each command, on one page. A word in capitals stands for a value, `[…]` may be
 left out, `...` may be repeated.
 
 {contents}
 
-In all of them: `--help` prints the help of a command; `--debug` adds the traceback to the one line of
-an error. `--data` takes `ptb` (the Penn Treebank, fetched when it is first asked for), `synthetic`
-(the built-in language), or a folder of texts of one's own. CKPT is a checkpoint: `last.pt` or
-`best.pt` of a run folder. Results go to standard output, progress and warnings to standard error.
+In all of them: `--help` prints the help of a command; `--debug` adds the traceback to the one line
+of an error. `--data` takes `ptb` (the Penn Treebank, fetched when it is first asked for),
+`synthetic` (the built-in language), or a folder of texts of one's own. CKPT is a checkpoint:
+`last.pt` or `best.pt` of a run folder. Results go to standard output, progress and warnings to
+standard error.
 """
 
 EXIT_CODES = (
