@@ -37,7 +37,7 @@ BERTHS: Choices = (
     *("the old quay", "the coal wharf", "the fish market", "the new pier", "berth four"),
     *("the dry dock", "the customs house"),
 )
-HOURS: Choices = ("five", "six", "seven", "eight", "nine", "ten", "eleven", "half past four")
+HOURS: Choices = ("five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 SEASONS: dict[str, Choices] = {
     "winter": ("snow", "ice on the quays", "a gale from the north", "hard frost"),
     "spring": ("showers", "a fresh breeze", "fog before dawn"),

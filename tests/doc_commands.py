@@ -83,6 +83,7 @@ class Reader:
             (programs / name).chmod(0o755)
         environment = {
             **os.environ,
+            "COLUMNS": "80",
             "HOME": str(folder),
             "OMP_NUM_THREADS": "1",
             "PATH": f"{programs}:{os.environ['PATH']}",
