@@ -22,11 +22,14 @@ left out, `...` may be repeated.
 
 {contents}
 
-In all of them: `--help` prints the help of a command; `--debug` adds the traceback to the one line
-of an error. `--data` takes `ptb` (the Penn Treebank, fetched when it is first asked for),
-`synthetic` (the built-in language), or a folder of texts of one's own. CKPT is a checkpoint:
-`last.pt` or `best.pt` of a run folder. Results go to standard output, progress and warnings to
-standard error.
+In all of them `--help` prints the help of a command, and `--debug` adds the traceback to the one
+line of an error. `ptb-lm --install-completion` has the shell complete commands, options and their
+values at Tab (`--show-completion` prints what that would install).
+
+S is `ptb` (the Penn Treebank, fetched when it is first asked for), `synthetic` (the built-in
+language), or a folder of texts of one's own. CKPT is a checkpoint, a run folder (its `last.pt`), or
+the folder of an exported model. Results go to standard output, progress and warnings to standard
+error.
 """
 
 EXIT_CODES = (
@@ -52,6 +55,7 @@ ENVIRONMENT = (
         "[DISTRIBUTED.md](DISTRIBUTED.md)",
     ),
     ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA's: set by `--deterministic`, unless it is set already"),
+    ("COLUMNS, NO_COLOR", "the width, and plain text, of `--help` and of `ptb-lm watch`"),
     ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "of the download of the corpus"),
 )
 
@@ -63,6 +67,9 @@ BEYOND_ANY_USE = 2**31
 
 PLACEHOLDERS = {"int": "N", "float": "X", "str": "TEXT"}
 """What stands for a value in a usage line, by its type."""
+
+OPEN = {"config": "NAME_OR_FILE", "data": "S"}
+"""What stands for the values of options that take others than a shell offers."""
 
 
 def command_reference() -> str:
@@ -106,7 +113,9 @@ def _section(path: str, command: Any) -> str:
     shown = [each for each in command.params if not each.hidden and each.name != "help"]
     arguments = [each for each in shown if each.param_type_name == "argument"]
     options = [each for each in shown if each.param_type_name == "option"]
-    usage = [path, *map(_argument, arguments), *(["[OPTIONS]"] if options else [])]
+    required = [_option(each, context) for each in options if each.required]
+    optional = ["[OPTIONS]"] if len(options) > len(required) else []
+    usage = [path, *map(_argument, arguments), *required, *optional]
     paragraphs = [_prose(each) for each in command.help.split("\n\n")]
     lines = [f"## {path}", "", "```text", " ".join(usage), "```", "", "\n\n".join(paragraphs), ""]
     names = {each.name: _argument(each) for each in arguments if each.help}
@@ -135,8 +144,14 @@ def _option(option: Any, context: typer.Context) -> str:
         return names
     kind = option.display_type(context).strip("<>").removeprefix("list[").removesuffix("]")
     kind = kind.removesuffix(" range")
-    placeholder = kind if "|" in kind else PLACEHOLDERS.get(kind, kind.upper())
-    return f"{names} {option.metavar or placeholder}"
+    offered = [each.value for each in option.shell_complete(context, "") if each.value]
+    if option.name in OPEN:
+        value = OPEN[option.name]
+    elif offered:
+        value = "|".join(offered)
+    else:
+        value = option.metavar or PLACEHOLDERS.get(kind, kind.upper())
+    return f"{names} {value}"
 
 
 def _explained(parameter: Any) -> str:
