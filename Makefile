@@ -10,6 +10,7 @@
 # make reproduce-table  all of its table: one seed of each model, then SEEDS of each
 # make dropout-study    its claim: where dropout helps and where it hurts
 # make test-time        what dynamic evaluation and a cache give to a finished run (RUN=small-seed1)
+# make docs             the tables and figures of docs/ again, and what the tutorial's commands print
 PYTHON ?= python3
 SEED ?= 1
 PRESET ?= small
@@ -22,7 +23,7 @@ INSTALLED := .venv/.installed
 PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-medium \
-	reproduce-large reproduce-average reproduce-table dropout-study test-time table clean
+	reproduce-large reproduce-average reproduce-table dropout-study test-time table docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -97,6 +98,10 @@ bench-cuda:
 # The table of the README again from the evidence under results/; no model is loaded.
 table: $(INSTALLED)
 	$(BIN)/python scripts/make_table.py
+
+# And what the commands of docs/TUTORIAL.md print, by typing them.
+docs: table
+	$(BIN)/python scripts/tutorial.py
 
 install: $(INSTALLED)
 

@@ -1,8 +1,9 @@
-"""The figures of docs/ from the evidence: learning curves, and those of the dropout study."""
+"""The figures of docs/: learning curves and the dropout study from the evidence; the idea."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from idea_figure import draw_idea
 from reproduction_page import STUDY, TITLES
 
 from ptb_lm.durable import durable_file
@@ -19,7 +20,7 @@ LINES = dict(zip(TITLES, (":", "-", "--", "-."), strict=True))
 
 
 def write_figures(results: Path, docs: Path) -> None:
-    """Draw what there is evidence of, each as an SVG.
+    """Draw what there is evidence of, and the idea, each as an SVG.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -29,6 +30,7 @@ def write_figures(results: Path, docs: Path) -> None:
         for group in compare(read_evidence(results)).groups
         if group.published
     }
+    figures["idea.svg"] = drawn(draw_idea)["svg"]
     study = results / STUDY
     runs = read_evidence(study) if study.exists() else []
     if runs:

@@ -1,8 +1,13 @@
-"""Rewrite the tables of the README and of docs/, and the figures there, from ``results/``."""
+"""Rewrite the tables of the README and of docs/, and the figures there, from ``results/``.
+
+And docs/COMMANDS.md, from the command line itself.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import command_reference
+from distributed_page import distributed_blocks
 from figures import write_figures
 from reliability_page import reliability_blocks
 from reproduction_page import reproduction_blocks
@@ -15,6 +20,7 @@ from ptb_lm.report.table import results_table, with_blocks, with_results
 ROOT = Path(__file__).resolve().parents[1]
 
 PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "DISTRIBUTED.md": distributed_blocks,
     "REPRODUCTION.md": reproduction_blocks,
     "RELIABILITY.md": reliability_blocks,
     "SPEED.md": speed_blocks,
@@ -35,6 +41,8 @@ def main() -> None:
             text = with_blocks(page.read_text(encoding="utf-8"), blocks(results))
             page.write_text(text, encoding="utf-8")
     if (ROOT / "docs").exists():
+        reference = ROOT / "docs" / command_reference.NAME
+        reference.write_text(command_reference.command_reference(), encoding="utf-8")
         try:
             write_figures(results, ROOT / "docs")
         except ImportError:

@@ -21,16 +21,19 @@ DataDir = Annotated[
 DataName = Annotated[
     str | None,
     typer.Option(
-        help="ptb, synthetic, or a folder with train.txt, valid.txt, perhaps test.txt.",
+        help="ptb, synthetic, or a folder with train.txt, valid.txt, maybe test.txt; default ptb.",
         autocompletion=complete.corpus,
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="auto, cpu or cuda.", autocompletion=complete.device)
+    str | None,
+    typer.Option(help="auto, cpu or cuda; default auto.", autocompletion=complete.device),
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="fp32, tf32 or bf16; auto by device.", autocompletion=complete.precision),
+    typer.Option(
+        help="fp32, tf32 or bf16; default auto: by device.", autocompletion=complete.precision
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

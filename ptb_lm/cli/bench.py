@@ -15,7 +15,7 @@ def bench_command(
         list[str] | None,
         typer.Argument(
             metavar="[PRESET...]",
-            help="Default: the paper's three.",
+            help="Presets or TOML files; default: the paper's three.",
             autocompletion=complete.preset,
         ),
     ] = None,

@@ -17,7 +17,7 @@ def evaluate(
     checkpoints: Annotated[list[Path], typer.Argument(metavar="CKPT...")],
     split: Annotated[
         str | None,
-        typer.Option(help="train, valid or test (default).", autocompletion=complete.split),
+        typer.Option(help="train, valid or test; default test.", autocompletion=complete.split),
     ] = None,
     text: Annotated[
         Path | None,

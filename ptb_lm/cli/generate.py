@@ -28,7 +28,7 @@ def generate(
         float, typer.Option(help="Only of the fewest words that have probability P together.")
     ] = 1.0,
     allow_unk: Annotated[bool, typer.Option("--allow-unk", help="Draw <unk> too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws.")] = 1,
     device: Device = None,
 ) -> None:
     """Sample text, a sentence a line; several texts with an empty line between."""
