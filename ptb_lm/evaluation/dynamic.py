@@ -41,7 +41,7 @@ from ptb_lm.training.progress import with_bar
 STATISTICS_STREAMS = 100
 """Streams that the training text is cut into for MS_g; as many as in the authors' code."""
 
-TUNED = {"sgd": (0.07, 3e-3), "rms": (5e-4, 3e-3)}
+TUNED = {"sgd": (0.07, 3e-3), "rms": (5e-4, 1e-3)}
 """Rate and decay by form, tuned on the validation text for the paper's small model."""
 
 
@@ -64,7 +64,7 @@ class Dynamic:
     rate: float
     decay: float
     segment: int = 5
-    epsilon: float = 1e-3
+    epsilon: float = 3e-3
     key: ClassVar = "dynamic"
 
     def __post_init__(self) -> None:
