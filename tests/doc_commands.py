@@ -226,7 +226,10 @@ def free_port() -> int:
 def check_make(arguments: list[str]) -> None:
     """Have make print what it would run, and look at each program and its options."""
     recipe = subprocess.run(
-        ["make", "--dry-run", "--always-make", *arguments], cwd=ROOT, capture_output=True, text=True
+        ["make", "--dry-run", "--always-make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     require(recipe.returncode == 0, recipe.stderr)
     for line in recipe.stdout.replace("\\\n", " ").splitlines():
