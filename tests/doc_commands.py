@@ -306,8 +306,13 @@ def commands() -> dict[str, Any]:
         for name, subcommand in (subcommands or {}).items():
             walk(subcommand, (*path, name))
 
-    walk(typer.main.get_command(app), ())
+    walk(program(), ())
     return found
+
+
+def program() -> Any:
+    """Return what holds the commands, and has options of its own."""
+    return typer.main.get_command(app)
 
 
 def options_of(command: Any) -> set[str]:
@@ -320,9 +325,10 @@ def check_usage(words: Sequence[str]) -> None:
     """Check a line of usage, in which words may stand for others: the command, and its options."""
     known = commands()
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in known), None)
-    if name is None:  # or a group of commands, by itself
+    if name is None:  # a group of commands by itself, or what is no command's
         is_group = len(words) == 1 and any(each.startswith(f"{words[0]} ") for each in known)
-        require(is_group, f"ptb-lm {' '.join(words)}: no such command")
+        is_option = set(words) <= options_of(program())
+        require(is_group or is_option, f"ptb-lm {' '.join(words)}: no such command")
         return
     for word in re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(words)):
         require(word in options_of(known[name]), f"ptb-lm {name} has no option {word}")

@@ -31,7 +31,7 @@ from doc_commands import (
     check_usage,
     commands,
     options_of,
-    simple_commands,
+    program,
 )
 from fenced import command_lines, fenced_blocks
 from http_server import loopback_server
@@ -114,7 +114,9 @@ def spans(page: str) -> Iterator[tuple[int, str]]:
 TORCHRUN_OPTIONS = {
     option for action in get_args_parser()._actions for option in action.option_strings
 }
-EVERY_OPTION = {option for command in commands().values() for option in options_of(command)}
+EVERY_OPTION = {
+    option for command in (program(), *commands().values()) for option in options_of(command)
+}
 
 
 def check_span(span: str) -> None:
@@ -122,7 +124,7 @@ def check_span(span: str) -> None:
     words = span.split()
     match words:
         case ["ptb-lm", *rest] if rest:
-            check_usage(next(simple_commands(" ".join(rest))))
+            check_usage(re.split(r" (?:[|>]|2>)", " ".join(rest))[0].split())
         case ["make", *rest]:
             check_make([word.replace("=N", "=2") for word in rest])
         case ["pip", *_]:
