@@ -63,7 +63,7 @@ def test_the_environment_of_these_tests_would_notice_torch(environment: dict[str
 def test_bash_is_offered_commands_and_options(environment: dict[str, str]) -> None:
     commands = in_bash(environment, "ptb-lm ")
     assert {"train", "watch", "eval", "average", "compare", "report", "data"} <= set(commands)
-    assert in_bash(environment, "ptb-lm data ") == ["fetch", "info"]
+    assert in_bash(environment, "ptb-lm data ") == ["fetch", "prepare", "info"]
     assert in_bash(environment, "ptb-lm co") == ["compare", "config"]
     options = in_bash(environment, "ptb-lm train --")
     assert {"--config", "--resume", "--max-steps", "--log", "--set"} <= set(options)
