@@ -66,9 +66,9 @@ class Injection:
     def into(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         window_objective = steps.window_objective
 
-        def objective_with_value(logits: Tensor, targets: Tensor) -> Tensor:
+        def objective_with_value(logits: Tensor, targets: Tensor, streams: int) -> Tensor:
             self.steps += 1
-            objective = window_objective(logits, targets)
+            objective = window_objective(logits, targets, streams)
             if self.steps != self.step:
                 return objective
             self.weights = weight_bits(run)
@@ -186,10 +186,10 @@ def test_the_command_line_ends_with_one_line_and_code_1(
     for step in spread(1, 58, tally.amount(45, 5), 29, 30):
         calls = 0
 
-        def with_nan(logits: Tensor, targets: Tensor, at: int = step) -> Tensor:
+        def with_nan(logits: Tensor, targets: Tensor, streams: int, at: int = step) -> Tensor:
             nonlocal calls
             calls += 1
-            objective = window_objective(logits, targets)
+            objective = window_objective(logits, targets, streams)
             return objective * math.nan if calls == at else objective
 
         with monkeypatch.context() as patch:
