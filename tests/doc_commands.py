@@ -187,6 +187,7 @@ class Reader:
                         command,
                         cwd=self.folder,
                         env=environment,
+                        stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
                         text=True,
