@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ptb_lm.config import resolve
+from ptb_lm.model import libraries
 from ptb_lm.model import network as network_module
 from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.libraries import GREATEST_ERROR, product_error, product_routes, set_libraries
@@ -100,6 +101,14 @@ def test_the_rows_of_words_that_a_window_has_twice_are_one_in_the_norm() -> None
         sgd_step_(embedding.parameters(), 0.5)
         norms.append(embedding.weight.norm().item())
     assert norms[:2] == pytest.approx(norms[2:], rel=1e-6)
+
+
+def test_to_look_for_a_kernel_takes_none_of_a_training_s_random_numbers() -> None:
+    """Else a resumed run, which looks anew, would go on with other masks."""
+    before = torch.get_rng_state()
+    libraries.has_bfloat16_lstm.cache_clear()
+    libraries.has_bfloat16_lstm()
+    assert torch.get_rng_state().equal(before)
 
 
 @pytest.mark.parametrize("has_kernel", [None, False], ids=["as it is here", "without a kernel"])

@@ -56,7 +56,8 @@ def _is_amd() -> bool:
     return information.exists() and "AuthenticAMD" in information.read_text()
 
 
-def product_routes() -> list[str]:
+@cache
+def product_routes() -> tuple[str, ...]:
     """Return the settings in which the CPU computes float32 products in float32.
 
     Beside PyTorch's default there is oneDNN. PyTorch hands products to it only where it may round
@@ -71,7 +72,7 @@ def product_routes() -> list[str]:
         if product_error() < GREATEST_ERROR:
             routes.append(route)
     backends.mkldnn.matmul.fp32_precision = before
-    return routes
+    return tuple(routes)
 
 
 @cache
@@ -79,12 +80,18 @@ def has_bfloat16_lstm() -> bool:
     """Whether oneDNN, which runs PyTorch's fused LSTM on the CPU, has kernels in bfloat16 here.
 
     It has none for processors without AVX-512, and PyTorch does not look before it asks for them.
+
+    Raises:
+        RuntimeError: it cannot be tried, for another reason than that.
     """
-    lstm = torch.nn.LSTM(1, 1)
+    with torch.random.fork_rng(devices=[]):  # the numbers of a training are not to be used up
+        lstm = torch.nn.LSTM(1, 1)
     try:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             lstm(torch.zeros(1, 1, 1))
-    except RuntimeError:
+    except RuntimeError as error:
+        if "could not create a primitive" not in str(error):
+            raise
         logger.warning(
             "This processor has no bfloat16 kernels for the LSTM: bf16 is slower than fp32 here."
         )
