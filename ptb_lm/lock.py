@@ -62,6 +62,28 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def place_held(folder: Path) -> Iterator[Path]:
+    """Keep others from making or replacing a folder while it is made; wait for them.
+
+    Args:
+        folder: those above it are made where they are missing.
+
+    Yields:
+        where it is to stand: behind a link, what that leads to.
+
+    Raises:
+        PtbLmError: those above it cannot be made.
+    """
+    place = Path(os.path.realpath(folder))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
+    with locked(place.parent, wait=True):
+        yield place
+
+
 def holder(path: Path) -> int | None:
     """Return the number of the process that holds a lock file, None where no other one does.
 

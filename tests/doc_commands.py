@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 import typer
 from cli_support import ptb_lm
+from processes import free_port
 from torch.distributed.run import get_args_parser
 
 from ptb_lm.cli import app
@@ -215,13 +215,6 @@ def _expanded(word: str) -> list[str]:
     if not re.search(r"[*?[]", word):
         return [word]
     return sorted(glob.glob(word)) or [word]  # noqa: PTH207 - a final slash stays
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def check_make(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,14 @@ class Process:
             yield state.si_code == os.CLD_STOPPED
         finally:
             self.send(signal.SIGCONT)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def plain_environment() -> dict[str, str]:

@@ -6,7 +6,6 @@ The processes are real ones, connected over the loopback device.
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import assignments
-from processes import Process, started, steps_in_log, write_corpus
+from processes import Process, free_port, started, steps_in_log, write_corpus
 
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import load_scores
@@ -60,13 +59,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(run_dir: str, *options: str, data: str = "text", **changes: Any) -> list[str]:
     fixed = ["train", "--config", "small", "--device", "cpu", "--data", data, "--run-dir", run_dir]
     return [*fixed, *options, *assignments(**{"model__dropout": 0.0, **RECIPE, **changes})]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

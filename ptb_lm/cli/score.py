@@ -44,7 +44,7 @@ def score(
     device: Device = None,
 ) -> None:
     """Print the log-probability and perplexity of each line of a text."""
-    from ptb_lm.corpus.reading import STANDARD_INPUT, opened, read_lines
+    from ptb_lm.corpus.reading import STANDARD_INPUT, name_of, opened, read_lines
     from ptb_lm.evaluation.nbest import rank, read_hypotheses
     from ptb_lm.evaluation.score import LINES_AT_ONCE
     from ptb_lm.evaluation.score import score as score_lines
@@ -66,7 +66,7 @@ def score(
     with StopFlag() as stop, ExitStack() as stack:
         paths = files or [STANDARD_INPUT]
         sources = [stack.enter_context(opened(path, stop)) for path in paths]
-        names = ["standard input" if path == STANDARD_INPUT else str(path) for path in paths]
+        names = [name_of(path) for path in paths]
         lines = _after_what_is_written(
             line
             for file, name in zip(sources, names, strict=True)

@@ -31,8 +31,8 @@ from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
 from ptb_lm.corpus.vocabulary import Numbers
 from ptb_lm.durable import durable_folder
-from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.lock import locked
+from ptb_lm.errors import InputError
+from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -139,12 +139,7 @@ def prepare(
         },
     }
     _require_words(description["splits"], text.name)
-    try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
-    place = folder.resolve()
-    with locked(place.parent, wait=True):
+    with place_held(folder) as place:
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
         with durable_folder(place, replace=overwrite) as new:
             _write(text, spelling, [split_file(new, split) for split in preparation.splits], stop)

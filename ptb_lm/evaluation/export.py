@@ -19,7 +19,7 @@ from ptb_lm.evaluation.evaluate import PAPER_PROTOCOL, score_text, scored_text
 from ptb_lm.evaluation.exported_readme import exported_readme
 from ptb_lm.evaluation.scores import Scores
 from ptb_lm.evaluation.trained import TrainedModel, read_model, trained_model
-from ptb_lm.lock import locked
+from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.training.environment import choose_device
@@ -73,7 +73,7 @@ def export(
         device: to measure the perplexities on.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``. Nothing is
             fetched.
-        stop: looked at before each window that is scored.
+        stop: looked at while the data is read, and before each window that is scored.
 
     Raises:
         InputError: there is no such model or device, it is damaged, there is something else in the
@@ -94,7 +94,9 @@ def export(
     measured = _measured(model, checkpoint, directory, stop)
     stop.check()
     files[README] = exported_readme(checkpoint, measured, chosen.type, onnx=onnx).encode()
-    _write(files, folder, replace=overwrite)
+    with place_held(folder):
+        _require_place(folder, overwrite=overwrite)  # as another may have been quicker
+        _write(files, folder, replace=overwrite)
     return Export([folder / name for name in files], measured)
 
 
@@ -133,7 +135,7 @@ def _measured(
 ) -> list[Scores]:
     """Score valid and test under the paper's protocols, where they are here."""
     try:
-        corpus = _corpus_here(checkpoint, data_dir)
+        corpus = _corpus_here(checkpoint, data_dir, stop)
     except PtbLmError as error:
         logger.warning("%s: not measured: %s", model.name, error)
         return []
@@ -154,30 +156,26 @@ def _measured(
     return scores
 
 
-def _corpus_here(checkpoint: Checkpoint, data_dir: Path) -> Corpus:
+def _corpus_here(checkpoint: Checkpoint, data_dir: Path, stop: StopFlag) -> Corpus:
     """Return the data that a model was trained on.
 
     Raises:
         InputError: it is not here, or no longer what it was.
+        Stopped: a signal came.
     """
     data = checkpoint.config.run.data
     if data == "ptb" and not is_installed(data_dir):
         raise InputError(f"the Penn Treebank is not in {data_dir}; `ptb-lm data fetch` gets it")
     if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
         raise InputError(f"the folder {data}, which it was trained on, is not here")
-    corpus = load_corpus(data, data_dir)
+    corpus = load_corpus(data, data_dir, stop)
     if corpus.sha256 != checkpoint.corpus_sha256:
         raise InputError(f"the texts of {data} have changed since it was trained on them")
     return corpus
 
 
 def _write(files: Mapping[str, bytes], folder: Path, *, replace: bool) -> None:
-    place = Path(os.path.realpath(folder))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
-    with locked(place.parent, wait=True), durable_folder(folder, replace=replace) as temporary:
+    with durable_folder(folder, replace=replace) as temporary:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
         try:

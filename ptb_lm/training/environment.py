@@ -57,8 +57,13 @@ def describe_environment(device: torch.device) -> dict[str, str | int | None]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        "processes": dist.get_world_size() if dist.is_initialized() else 1,
+        "processes": _processes(),
     }
+
+
+def _processes() -> int:
+    """Return how many share the training; a PyTorch may be built without a way to."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _commit() -> str | None:

@@ -48,7 +48,6 @@ class Run:
         saved_step: the step it stands at; None while there is none.
         world: the processes that share the training, of which the first has the folder. Whatever
             one of them saves or records, all have to call.
-        share: which of the B streams are computed here.
     """
 
     config: Config
@@ -61,10 +60,11 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
     world: World = ALONE
-    share: Share = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.share = self.world.share(self.config.training.batch_size)
+    @property
+    def share(self) -> Share:
+        """Which of the B streams are computed here."""
+        return self.world.share(self.config.training.batch_size)
 
     @property
     def step(self) -> int:

@@ -63,11 +63,12 @@ def open_shared_run(
             return _Opened(run.config, run.corpus.sha256, state, run.saved_step)
 
         opened = world.from_first(open_first)
-        explained = memory_errors_explained(
-            opened.config, f"the checkpoints in {path} are as they were"
-        )
-        stack.enter_context(explained)
-        run = own[0] if own else _joined(opened, data_dir, RunFolder(path), stop)
+        if own:
+            (run,) = own
+        else:
+            assurance = f"the checkpoints in {path} are as they were"
+            stack.enter_context(memory_errors_explained(opened.config, assurance))
+            run = _joined(opened, data_dir, RunFolder(path), stop)
         _take_share(run, world)
         yield run
 
@@ -91,8 +92,8 @@ def _joined(opened: _Opened, data_dir: Path, folder: RunFolder, stop: StopFlag) 
 
 def _take_share(run: Run, world: World) -> None:
     """Keep this process's streams of a run, and begin with the first one's weights and masks."""
-    share = world.share(run.config.training.batch_size)
-    run.world, run.share = world, share
+    run.world = world
+    share = run.share
     run.columns = share.of(run.columns, dim=1)  # a view: a text is not to be in memory twice
     run.state.hidden = [
         tuple(share.of(part, dim=0).contiguous() for part in layer) for layer in run.state.hidden
