@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, chdir, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -109,11 +109,20 @@ class Reader:
         """Run a snippet after those before it, and return what it prints."""
         printed = StringIO()
         try:
-            with chdir(self.folder), redirect_stdout(printed):
+            with self._inside({}), redirect_stdout(printed):
                 exec(code, self.namespace)
         except Exception as error:
             raise WrongCommandError(f"{type(error).__name__}: {error}") from error
         return printed.getvalue()
+
+    @contextmanager
+    def _inside(self, variables: Mapping[str, str]) -> Iterator[None]:
+        """Be in the folder, in this process, with its environment and some variables more."""
+        with chdir(self.folder), pytest.MonkeyPatch.context() as patch:
+            patch.delenv("PTB_LM_DATA_DIR", raising=False)
+            for name, value in {**self.environment, **variables}.items():
+                patch.setenv(name, value)
+            yield
 
     def _one(self, line: str) -> str:
         words = shlex.split(line, comments=True)
@@ -142,10 +151,7 @@ class Reader:
         return ""
 
     def _ptb_lm(self, arguments: list[str], variables: dict[str, str]) -> str:
-        with chdir(self.folder), pytest.MonkeyPatch.context() as patch:
-            patch.delenv("PTB_LM_DATA_DIR", raising=False)
-            for name, value in {**self.environment, **variables}.items():
-                patch.setenv(name, value)
+        with self._inside(variables):
             expanded = [path for word in arguments for path in _expanded(word)]
             outcome = ptb_lm(*expanded)
         require(outcome.code == 0, f"exit code {outcome.code}: {outcome.err}")
