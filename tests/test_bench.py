@@ -2,7 +2,9 @@
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 from cli_support import done, ptb_lm
@@ -41,6 +43,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
     monkeypatch.setattr(timed_process, "ROUND_SECONDS", 0.01)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -60,16 +63,19 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
     assert row["against_stock"]["greatest"] <= low["greatest"] / high["least"] * 1.001
     for key in ("training_bytes", "evaluation_bytes"):
         assert 100e6 < row[key] < 2e9
-    assert sorted(path.name for path in tiny.iterdir()) == ["tiny.toml"]  # nothing is left over
+    assert not list(tiny.glob("ptb-lm-*")), "a text is left over"
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
 def test_a_thousand_steps_take_no_more_memory_than_two_hundred(tiny: Path) -> None:
     with bench_worker.training(bench_worker.Subject("tiny.toml", "cpu", "fp32")) as steps:
-        steps(200)
-        before = resident_bytes()
-        steps(1000)
-        assert resident_bytes() - before < 2e6  # the logits of one step alone take 3.2 MB
+        resident = []
+        for _ in range(6):
+            steps(200)
+            resident.append(resident_bytes())
+    growths = [after - before for before, after in pairwise(resident)]
+    # The median, for a buffer may move once: the logits of one step alone take 3.2 MB.
+    assert median(growths) < 0.4e6, growths
 
 
 def resident_bytes() -> int:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from cli_support import (
     ptb_lm,
     train_arguments,
 )
+from processes import ptb_lm_process
 
 from ptb_lm.__main__ import main
 from ptb_lm.config import preset_names
@@ -431,28 +431,14 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_the_runs() -> None:
     assert Path("runs/a/notes.txt").read_text() == "mine"
 
 
-def process(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ptb_lm", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_training_after_saving_it(number: signal.Signals, code: int) -> None:
-    with process(*train_arguments("runs/c", training__epochs=100_000)) as training:
-        try:
-            deadline = time.monotonic() + 60
-            while not Path("runs/c/metrics.jsonl").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            training.send_signal(number)
-            out, err = training.communicate(timeout=60)
-        finally:
-            training.kill()
-    assert training.returncode == code, err
+    command = train_arguments("runs/c", training__epochs=100_000)
+    with ptb_lm_process(*command, cwd=Path()) as training:
+        assert training.wait_until(Path("runs/c/metrics.jsonl").exists), training.err
+        training.send(number)
+        assert training.end() == code, training.err
+        out, err = training.out, training.err
     assert out == ""
     assert "Traceback" not in err
     assert "the same command with --resume goes on from there" in err.splitlines()[-2]

@@ -527,6 +527,7 @@ class Terminal:
 
     def __init__(self, *arguments: str, columns: int, rows: int, **environment: str) -> None:
         self.seen = b""
+        self.ended = False
         self.number, self.file = pty.fork()
         if self.number == 0:
             size = struct.pack("HHHH", rows, columns, 0, 0)
@@ -563,7 +564,14 @@ class Terminal:
             self.seen += new
         os.close(self.file)
         _, status = os.waitpid(self.number, 0)
+        self.ended = True
         return os.waitstatus_to_exitcode(status)
+
+    def kill(self) -> None:
+        """End it where a test has left it at work."""
+        if not self.ended:
+            os.kill(self.number, signal.SIGKILL)
+            self.end()
 
     @property
     def after_the_view(self) -> str:
@@ -580,13 +588,10 @@ def on_terminal(
     terminal = Terminal(
         str(run), "--interval", "0.1", *options, columns=columns, rows=rows, **environment
     )
-    ended = False
     try:
         yield terminal
-        ended = True
     finally:
-        if not ended:
-            os.kill(terminal.number, signal.SIGKILL)
+        terminal.kill()
 
 
 def test_a_live_view_follows_the_run_and_ctrl_c_leaves_it_quietly() -> None:

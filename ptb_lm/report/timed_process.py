@@ -15,6 +15,7 @@ from typing import IO, cast
 from ptb_lm.errors import PtbLmError
 
 ROUND_SECONDS = 2.0
+SECONDS_TO_END = 30.0
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,13 @@ class TimedProcess:
 
 @contextmanager
 def timed_process(command: list[str]) -> Iterator[TimedProcess]:
-    """Start a process, and end it at the end."""
+    """Start a process, and end it at the end: its input ends, so that it can tidy up."""
     timed = TimedProcess(command)
     try:
         yield timed
     finally:
-        timed.process.kill()
-        timed.process.communicate()
+        try:
+            timed.process.communicate(timeout=SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            timed.process.kill()
+            timed.process.communicate()
