@@ -36,6 +36,7 @@ RECIPE = {
     "training__epochs": 1,
     "run__log_steps": 1,
 }
+OFTEN_SAVED = ("--set", "run.checkpoint_minutes=0.0001")
 REGULARIZED = {"model__dropout": 0.5}
 TIED = {"model__tied": True}
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -184,17 +185,30 @@ def test_a_signal_to_any_process_stops_all_at_the_same_step(
     assert ours == pytest.approx(expected[: len(ours)], rel=1e-9)
 
 
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_a_signal_to_any_process_before_the_first_step_stops_all(
+    workplace: Path, receiver: int
+) -> None:
+    """The first process has its run folder already, and the others wait to be told of it."""
+    run = workplace / f"early-{receiver}"
+    with processes(3, workplace, *command(run.name)) as members:
+        assert members[0].wait_until(run.exists)
+        with members[receiver].frozen():
+            members[receiver].send(signal.SIGTERM)
+        assert [member.end() for member in members] == [143] * 3
+        assert [member.out for member in members] == [""] * 3
+        assert members[0].err.splitlines()[-1] == "stopped by SIGTERM"
+        assert [member.err for member in members[1:]] == [""] * 2
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_job_and_leaves_what_resumes(
     workplace: Path, killed: int
 ) -> None:
     """Under torchrun, whose part it is to end the rest: the safety net of `end` is the minute."""
     run = workplace / f"killed-{killed}"
-    minute = ("--set", "run.checkpoint_minutes=0.0001")
-    arguments = command(run.name, *minute, training__epochs=1000)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    program = [*torchrun, "--nproc-per-node", "2", "-m", "ptb_lm", *arguments]
-    with started(program, workplace) as job:
+    arguments = command(run.name, *OFTEN_SAVED, training__epochs=1000)
+    with started(torchrun(*arguments), workplace) as job:
         assert job.wait_until(lambda: steps_in_log(run) >= 3 and (run / "last.pt").exists())
         os.kill(process_of_rank(job.popen.pid, killed), signal.SIGKILL)
         assert job.popen.wait(60) != 0
@@ -204,6 +218,28 @@ def test_a_killed_process_ends_the_job_and_leaves_what_resumes(
     at = saved.state.epochs_done * WINDOWS + saved.state.windows_done
     done_by(2, workplace, *arguments, "--resume", "--max-steps", str(at + 2))
     assert steps_in_log(run) == at + 2
+
+
+def test_torchrun_has_a_training_go_on_when_a_process_was_killed(workplace: Path) -> None:
+    run = workplace / "restarted"
+    arguments = command(run.name, "--resume", *OFTEN_SAVED, training__epochs=1000)
+    with started(torchrun(*arguments, restarts=1), workplace) as job:
+        assert job.wait_until(lambda: steps_in_log(run) >= 3 and (run / "last.pt").exists())
+        os.kill(process_of_rank(job.popen.pid, 1), signal.SIGKILL)
+        job.wait_for("Resuming restarted after step")
+        resumed_at = steps_in_log(run)
+        assert job.wait_until(lambda: steps_in_log(run) > resumed_at)
+        job.send(signal.SIGTERM)
+        job.end()
+        assert "Stopped after step" in job.err
+        assert not ranks_of(job.popen.pid)
+
+
+def torchrun(*arguments: str, restarts: int = 0) -> list[str]:
+    """The command of two processes of a training."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = ["--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    return [*program, *options, "-m", "ptb_lm", *arguments]
 
 
 def ranks_of(torchrun: int) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """A run opened in each of the processes that share its training."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ptb_lm.corpus.load import load_corpus
 from ptb_lm.errors import InputError
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.state import HiddenState
-from ptb_lm.stop import NEVER, StopFlag
+from ptb_lm.stop import NEVER, StopFlag, Stopped
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run import Run, new_run, open_run
@@ -63,12 +63,13 @@ def open_shared_run(
             return _Opened(run.config, run.corpus.sha256, state, run.saved_step)
 
         opened = world.from_first(open_first)
-        if own:
-            (run,) = own
-        else:
+        if not own:
             assurance = f"the checkpoints in {path} are as they were"
             stack.enter_context(memory_errors_explained(opened.config, assurance))
-            run = _joined(opened, data_dir, RunFolder(path), stop)
+            with suppress(Stopped):  # of which all hear at once
+                own.append(_joined(opened, data_dir, RunFolder(path), stop))
+        world.shared(stop).check()
+        (run,) = own
         _take_share(run, world)
         yield run
 
