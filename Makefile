@@ -80,6 +80,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/without.py medium --write
 	$(BIN)/python benchmarks/around.py --write
 	$(BIN)/python benchmarks/processes.py --write
+	$(BIN)/python benchmarks/shared_training.py --write
 	$(BIN)/python scripts/make_table.py
 
 # The same of its GPU, with the PyTorch that PYTHON has.

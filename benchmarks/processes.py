@@ -4,7 +4,6 @@ For a machine that is quiet. ``--write`` keeps the figures in results/speed/.
 """
 
 import argparse
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -24,9 +23,9 @@ def measure(preset: str, precision: str, rounds: int) -> dict[str, Any]:
     command = Subject(preset, "cpu", precision).command("training")
     with ExitStack() as stack, ThreadPoolExecutor(cores) as pool:
         whole = stack.enter_context(timed_process(command))
-        os.environ["OMP_NUM_THREADS"] = "1"  # of those that are started from here on
-        single = [stack.enter_context(timed_process(command)) for _ in range(cores)]
-        del os.environ["OMP_NUM_THREADS"]
+        single = [
+            stack.enter_context(timed_process(command, OMP_NUM_THREADS="1")) for _ in range(cores)
+        ]
         units = whole.units_of_a_round()
 
         def rate(process: TimedProcess) -> float:

@@ -1,11 +1,10 @@
 """The tables of docs/DISTRIBUTED.md: what a shared training sends, and how small scores are."""
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from speed_page import where_measured
+from measured import ratio, read_json, spread, where_measured
 
 from ptb_lm.config import resolve
 from ptb_lm.model.network import weight_shapes
@@ -20,8 +19,11 @@ NETWORKS = {"1 Gbit/s": 1e9 / 8, "10 Gbit/s": 10e9 / 8}
 
 def distributed_blocks(results: Path) -> dict[str, str]:
     """Return the tables of the page by name."""
-    bench = json.loads((results / "speed" / "bench-fp32.json").read_text(encoding="utf-8"))
-    return {"sent": sent_block(bench), "scores": scores_block(results)}
+    return {
+        "sent": sent_block(read_json(results / "speed" / "bench-fp32.json")),
+        "shared": shared_block(read_json(results / "speed" / "shared-training.json")),
+        "scores": scores_block(results),
+    }
 
 
 def sent_bytes(preset: str) -> int:
@@ -52,6 +54,16 @@ def sent_block(bench: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join([*lines, "", where_measured(bench)])
+
+
+def shared_block(shared: dict[str, Any]) -> str:
+    """Return what a training gains or loses when the cores of a machine share it."""
+    ways = ("one process on every core", "shared by one process a core")
+    lines = [f"| model | {', words/s | '.join(ways)}, words/s | ratio |", "|---|---|---|---|"]
+    for pair in shared["pairs"]:
+        rates = " | ".join(spread(pair[way]) for way in ways)
+        lines.append(f"| {pair['preset']} | {rates} | {ratio(pair['ratio'])} |")
+    return "\n".join([*lines, "", where_measured(shared)])
 
 
 def scores_block(results: Path) -> str:

@@ -1,12 +1,11 @@
 """The tables of docs/RELIABILITY.md from what ``make torture`` counted."""
 
 import ast
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from speed_page import where_measured
+from measured import read_json, where_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def reliability_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/RELIABILITY.md by name."""
     folder = results / "reliability"
-    torture = json.loads((folder / "torture.json").read_text(encoding="utf-8"))
-    cost = json.loads((folder / "checkpoint_cost.json").read_text(encoding="utf-8"))
+    torture = read_json(folder / "torture.json")
+    cost = read_json(folder / "checkpoint_cost.json")
     return {"promises": promises_table(torture), "checkpoint cost": cost_table(cost)}
 
 

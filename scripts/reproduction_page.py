@@ -1,9 +1,10 @@
 """The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
 
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from measured import read_json
 
 from ptb_lm.config import resolve
 from ptb_lm.report.averages import Estimate, reached_by
@@ -28,7 +29,7 @@ def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
     runs = read_evidence(results)
     comparison = compare(runs)
-    bench = json.loads((results / "speed" / "bench-fp32.json").read_text(encoding="utf-8"))
+    bench = read_json(results / "speed" / "bench-fp32.json")
     return {
         "table-1": paper_table(comparison),
         "curves": curves_block(comparison),

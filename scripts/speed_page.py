@@ -1,8 +1,9 @@
 """The tables of docs/SPEED.md from what ``make bench`` measured."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from measured import ratio, read_json, spread, where_measured
 
 from ptb_lm.report.bench_worker import TRAINING_TOKENS
 
@@ -10,13 +11,13 @@ from ptb_lm.report.bench_worker import TRAINING_TOKENS
 def speed_blocks(results: Path) -> dict[str, str]:
     """Return the tables of the page by name."""
     folder = results / "speed"
-    bench = [_read(folder / f"bench-{precision}.json") for precision in ("fp32", "bf16")]
-    without = [_read(folder / f"without-{preset}.json") for preset in ("small", "medium")]
+    bench = [read_json(folder / f"bench-{precision}.json") for precision in ("fp32", "bf16")]
+    without = [read_json(folder / f"without-{preset}.json") for preset in ("small", "medium")]
     return {
         "bench": bench_block(bench),
         "steps": steps_block(without),
-        "around": around_block(_read(folder / "around.json"), bench[0]),
-        "processes": processes_block(_read(folder / "processes.json")),
+        "around": around_block(read_json(folder / "around.json"), bench[0]),
+        "processes": processes_block(read_json(folder / "processes.json")),
         "cuda": cuda_block(folder),
     }
 
@@ -34,11 +35,11 @@ def bench_block(parts: list[dict[str, Any]]) -> str:
 
 def _bench_row(row: dict[str, Any]) -> str:
     return (
-        f"| {row['preset']}, {row['precision']} | {_spread(row['training'])} "
+        f"| {row['preset']}, {row['precision']} | {spread(row['training'])} "
         f"| {row['limit'] / 1e9:.0f} | {row['share_of_limit']:.0%} "
-        f"| {row['memory_floor']:,.0f} | {_spread(row['evaluation'])} "
+        f"| {row['memory_floor']:,.0f} | {spread(row['evaluation'])} "
         f"| {row['training_bytes'] / 1e6:,.0f}, {row['evaluation_bytes'] / 1e6:,.0f} "
-        f"| {_spread(row['stock'])} | {_ratio(row['against_stock'])} |"
+        f"| {spread(row['stock'])} | {ratio(row['against_stock'])} |"
     )
 
 
@@ -48,7 +49,7 @@ def steps_block(parts: list[dict[str, Any]]) -> str:
     heads = [part["command"].split()[2] for part in parts]
     lines = [f"| without | {' | '.join(heads)} |", f"|---|{'---|' * len(parts)}"]
     for name in names:
-        ratios = (_ratio(part["without"][name]["ratio"]) for part in parts)
+        ratios = (ratio(part["without"][name]["ratio"]) for part in parts)
         lines.append(f"| {name} | {' | '.join(ratios)} |")
     return "\n".join([*lines, "", where_measured(parts[0])])
 
@@ -57,7 +58,7 @@ def around_block(around: dict[str, Any], bench: dict[str, Any]) -> str:
     """Return what is around the step, in seconds."""
     names = ("help", "reading the Penn Treebank", "small's test figure, one stream")
     lines = ["| what | seconds |", "|---|---|"]
-    lines += [f"| {name} | {_spread(around[name], 2)} |" for name in names]
+    lines += [f"| {name} | {spread(around[name], 2)} |" for name in names]
     (small,) = [row for row in bench["presets"] if row["preset"] == "small"]
     epoch = TRAINING_TOKENS / small["training"]["median"]
     lines.append(f"| an epoch of small, at the rate above | {epoch:.0f} |")
@@ -69,16 +70,17 @@ def processes_block(processes: dict[str, Any]) -> str:
     names = ("one process on every core", "one process a core")
     lines = [f"| model, precision | {' | '.join(names)}, in all | ratio |", "|---|---|---|---|"]
     for pair in processes["pairs"]:
-        rates = " | ".join(_spread(pair[name]) for name in names)
-        ratio = _ratio(pair["ratio"])
-        lines.append(f"| {pair['preset']}, {pair['precision']} | {rates} | {ratio} |")
+        rates = " | ".join(spread(pair[name]) for name in names)
+        lines.append(
+            f"| {pair['preset']}, {pair['precision']} | {rates} | {ratio(pair['ratio'])} |"
+        )
     return "\n".join([*lines, "", where_measured(processes)])
 
 
 def cuda_block(folder: Path) -> str:
     """Return the figures of a GPU, as far as there are any."""
     bench = [
-        _read(folder / f"bench-cuda-{precision}.json")
+        read_json(folder / f"bench-cuda-{precision}.json")
         for precision in ("tf32", "fp32", "bf16")
         if (folder / f"bench-cuda-{precision}.json").exists()
     ]
@@ -92,7 +94,7 @@ def cuda_block(folder: Path) -> str:
     ]
     lines += [_cuda_row(row) for part in bench for row in part["presets"]]
     parts = ["\n".join(lines), where_measured(bench[0])]
-    without = [_read(path) for path in sorted(folder.glob("without-cuda-*.json"))]
+    without = [read_json(path) for path in sorted(folder.glob("without-cuda-*.json"))]
     if without:
         parts.append(steps_block(without))
     return "\n\n".join(parts)
@@ -100,40 +102,10 @@ def cuda_block(folder: Path) -> str:
 
 def _cuda_row(row: dict[str, Any]) -> str:
     return (
-        f"| {row['preset']}, {row['precision']} | {_spread(row['training'])} "
+        f"| {row['preset']}, {row['precision']} | {spread(row['training'])} "
         f"| {TRAINING_TOKENS / row['training']['median']:.2f} | {row['limit'] / 1e9:,.0f} "
-        f"| {row['share_of_limit']:.0%} | {_spread(row['evaluation'])} "
+        f"| {row['share_of_limit']:.0%} | {spread(row['evaluation'])} "
         f"| {row['training_bytes'] / 1e6:,.0f} "
-        f"| {_spread(row['stock'])} | {_ratio(row['against_stock'])} "
-        f"| {_spread(row['stock_matched'])} | {_ratio(row['against_stock_matched'])} |"
+        f"| {spread(row['stock'])} | {ratio(row['against_stock'])} "
+        f"| {spread(row['stock_matched'])} | {ratio(row['against_stock_matched'])} |"
     )
-
-
-def where_measured(evidence: dict[str, Any]) -> str:
-    """Say of which commit a figure is, and of what machine."""
-    environment = evidence["environment"]
-    threads = environment["threads"]
-    return (
-        f"Commit {environment['commit'][:12]}, {environment['system']}, "
-        f"{_processor(environment)}, {threads} thread{'s' * (threads > 1)}, "
-        f"PyTorch {environment['torch']}."
-    )
-
-
-def _processor(environment: dict[str, Any]) -> str:
-    device: str = environment["device"]
-    return environment["processor"] if device == "cpu" else device
-
-
-def _read(path: Path) -> dict[str, Any]:
-    evidence: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return evidence
-
-
-def _spread(spread: dict[str, float], digits: int = 0) -> str:
-    low, high = (f"{spread[key]:,.{digits}f}" for key in ("least", "greatest"))
-    return f"{spread['median']:,.{digits}f} ({low} to {high})"
-
-
-def _ratio(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.2f} ({spread['least']:.2f} to {spread['greatest']:.2f})"

@@ -1,11 +1,10 @@
 """The tables of docs/TEST_TIME.md: what adapting at test time gives, and what was tried."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from speed_page import where_measured
+from measured import read_json, where_measured
 
 from ptb_lm.report.published import percent_above
 
@@ -88,4 +87,4 @@ def _reached(trial: dict[str, Any]) -> float:
 
 def _read(results: Path) -> dict[str, dict[str, Any]]:
     paths = sorted((results / FOLDER).glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: read_json(path) for path in paths}

@@ -1,5 +1,6 @@
 """The bench: its arithmetic, and one real measurement of a tiny model from end to end."""
 
+import importlib
 import json
 import os
 from itertools import pairwise
@@ -7,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 from cli_support import done, ptb_lm
 from speed_page import cuda_block
 
@@ -15,6 +17,7 @@ from ptb_lm.errors import PtbLmError
 from ptb_lm.report import bench, bench_worker, timed_process
 from ptb_lm.report.timed_process import Spread, TimedProcess
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = {"hidden_size = 200": "hidden_size = 16", "batch_size = 20": "batch_size = 4"}
 
 
@@ -63,6 +66,19 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
     assert row["against_stock"]["greatest"] <= low["greatest"] / high["least"] * 1.001
     for key in ("training_bytes", "evaluation_bytes"):
         assert 100e6 < row[key] < 2e9
+    assert not list(tiny.glob("ptb-lm-*")), "a text is left over"
+
+
+def test_the_processes_that_share_a_training_are_measured_together(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    shared_training = importlib.import_module("shared_training")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    measured = shared_training.measure("tiny.toml", rounds=2)
+    alone, together = (measured[name] for name in shared_training.WAYS)
+    assert 0 < together["least"] <= together["median"]
+    assert measured["ratio"]["greatest"] <= together["greatest"] / alone["least"] * 1.001
     assert not list(tiny.glob("ptb-lm-*")), "a text is left over"
 
 

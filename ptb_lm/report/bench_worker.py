@@ -27,7 +27,9 @@ from ptb_lm.model.libraries import product_routes, set_libraries
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
-from ptb_lm.training.run import Run, open_run
+from ptb_lm.training.run import Run
+from ptb_lm.training.shared_run import open_shared_run
+from ptb_lm.training.world import joined_world
 
 WORDS = 10_000
 """V, as on the Penn Treebank."""
@@ -111,7 +113,10 @@ def evaluation(subject: Subject) -> Iterator[Task]:
 
 @contextmanager
 def _run(subject: Subject, tokens: int) -> Iterator[Run]:
-    """A run of a preset on a text of words as frequent as those of a language (Zipf's law)."""
+    """A run of a preset on a text of words as frequent as those of a language (Zipf's law).
+
+    Processes that are told of each other as by ``torchrun`` share it.
+    """
     with tempfile.TemporaryDirectory(prefix="ptb-lm-bench-") as folder:
         frequencies = 1 / torch.arange(1, WORDS - 1)
         drawn = torch.multinomial(
@@ -122,7 +127,10 @@ def _run(subject: Subject, tokens: int) -> Iterator[Run]:
         for split in SPLITS:
             (Path(folder) / f"{split}.txt").write_text(text if split == "train" else text[:10_000])
         config = subject.config(folder, "run.checkpoint_minutes=1e6", "run.log_steps=1000000")
-        with open_run(config, Path(), Path(folder) / "run") as run:
+        with (
+            joined_world(subject.device) as world,
+            open_shared_run(config, Path(), Path(folder) / "run", world) as run,
+        ):
             yield run
 
 

@@ -5,6 +5,7 @@ one another differ by more than what is to be measured.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,15 @@ class Spread:
 class TimedProcess:
     """Takes a number of units of work a line, and answers with a line of figures as JSON."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], **environment: str) -> None:
         self.command = command
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=os.environ | environment,
         )
 
     def work(self, units: int) -> dict[str, float]:
@@ -65,9 +71,14 @@ class TimedProcess:
 
 
 @contextmanager
-def timed_process(command: list[str]) -> Iterator[TimedProcess]:
-    """Start a process, and end it at the end: its input ends, so that it can tidy up."""
-    timed = TimedProcess(command)
+def timed_process(command: list[str], **environment: str) -> Iterator[TimedProcess]:
+    """Start a process, and end it at the end: its input ends, so that it can tidy up.
+
+    Args:
+        command: what takes the units.
+        environment: what is set for it beside what is set here.
+    """
+    timed = TimedProcess(command, **environment)
     try:
         yield timed
     finally:

@@ -1,0 +1,38 @@
+"""What the benchmarks have kept, as the pages of docs/ write it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def where_measured(evidence: dict[str, Any]) -> str:
+    """Say of which commit a figure is, and of what machine."""
+    environment = evidence["environment"]
+    threads = environment["threads"]
+    return (
+        f"Commit {environment['commit'][:12]}, {environment['system']}, "
+        f"{_processor(environment)}, {threads} thread{'s' * (threads > 1)}, "
+        f"PyTorch {environment['torch']}."
+    )
+
+
+def _processor(environment: dict[str, Any]) -> str:
+    device: str = environment["device"]
+    return environment["processor"] if device == "cpu" else device
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what a benchmark has kept."""
+    evidence: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return evidence
+
+
+def spread(figures: dict[str, float], digits: int = 0) -> str:
+    """Write a median, and the least and greatest of the rounds."""
+    low, high = (f"{figures[key]:,.{digits}f}" for key in ("least", "greatest"))
+    return f"{figures['median']:,.{digits}f} ({low} to {high})"
+
+
+def ratio(figures: dict[str, float]) -> str:
+    """Write a ratio taken round by round."""
+    return spread(figures, 2)
