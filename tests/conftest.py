@@ -1,6 +1,7 @@
 """Fixtures of all tests: where the real corpus is, a small corpus of our own, a quiet machine."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(without_corpus)
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(without_cuda)
+
+
+@pytest.fixture
+def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the module's ``template``, which the test may change, as the current folder."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def empty_workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with nothing in it as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from ptb_lm.errors import InputError
 from ptb_lm.report.summary import comparable_line
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 STEPS = 29  # of an epoch: the training text in 3 columns, windows of 5
 TIMES = {"words_per_second", "seconds"}
 LAST = "runs/a/last.pt"
@@ -38,14 +39,6 @@ LAST = "runs/a/last.pt"
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnish(tmp_path_factory.mktemp("template"))
-
-
-@pytest.fixture(autouse=True)
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the template, which the test may change, as the current folder."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:

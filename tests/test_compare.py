@@ -18,14 +18,10 @@ from ptb_lm.config import resolve, to_toml
 from ptb_lm.evaluation.scores import ScoredText, Scores, load_scores, save_scores
 from ptb_lm.report.paired import PairedComparison
 
+pytestmark = pytest.mark.usefixtures("empty_workplace")
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 TARGETS = {"valid": 50, "test": 70}
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def log_probabilities(seed: int, split: str) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -60,13 +60,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def tiny_config(**changes: Any) -> Config:
     """A config of weights so large that nothing in its network can be left out unnoticed."""
     return resolve("small", assignments(model__init_range=1.0, **changes)[1::2])

@@ -27,14 +27,10 @@ from ptb_lm.report.published import AVERAGED, TABLE_1
 from ptb_lm.report.table import results_table
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
+pytestmark = pytest.mark.usefixtures("empty_workplace")
+
 TARGETS = {"valid": 5, "test": 7}
 BAD_NAME = "../<b>x</b>"
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def log_probabilities(seed: int, split: str) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -645,10 +641,10 @@ MISTAKES: dict[str, tuple[Any, list[str], list[str]]] = {
 
 @pytest.mark.parametrize(("before", "arguments", "fragments"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line_that_helps_and_changes_nothing(
-    before: Any, arguments: list[str], fragments: list[str], workplace: Path
+    before: Any, arguments: list[str], fragments: list[str], empty_workplace: Path
 ) -> None:
     before()
-    there = contents(workplace)
+    there = contents(empty_workplace)
     outcome = ptb_lm("report", *arguments)
     assert outcome.code == 2, outcome.err
     assert outcome.out == ""
@@ -656,7 +652,7 @@ def test_a_mistake_is_one_line_that_helps_and_changes_nothing(
     assert len(outcome.err.splitlines()) == 1, outcome.err
     for fragment in fragments:
         assert fragment in outcome.err
-    assert contents(workplace) == there
+    assert contents(empty_workplace) == there
 
 
 def test_a_folder_that_cannot_be_made_is_one_line() -> None:

@@ -47,14 +47,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnish_runs(tmp_path_factory.mktemp("template"))
 
 
-@pytest.fixture
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the template, which the test may change, as the current folder."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 # Cut anywhere, any bit flipped.
 
 

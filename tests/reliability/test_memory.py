@@ -133,11 +133,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    shutil.rmtree(tmp_path)  # of checkpoints that are many megabytes in all
+def workplace(workplace: Path) -> Iterator[Path]:
+    yield workplace
+    shutil.rmtree(workplace)  # of checkpoints that are many megabytes in all
 
 
 def limited(cwd: Path, shortage: Shortage, *command: str) -> Outcome:

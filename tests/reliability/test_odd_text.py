@@ -174,13 +174,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.promise("odd text")
 def test_what_is_no_utf8_text_is_refused_with_line_and_byte(workplace: Path, tally: Tally) -> None:
     """NUL bytes, UTF-16, Latin-1, surrogates and cut characters are refused in one line with line

@@ -1,6 +1,5 @@
 """A run that was stopped goes on as if it never had been, and only as what it was."""
 
-import shutil
 import signal
 import tomllib
 from collections.abc import Callable, Iterator
@@ -246,14 +245,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done(*train_arguments("finished"))
         done(*train_arguments("stopped", "--max-steps", "40"))
     return folder
-
-
-@pytest.fixture
-def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the template as the current folder."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.promise("exact resumption")
