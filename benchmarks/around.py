@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from evidence import show
 
+from ptb_lm.bench.timed_process import Spread
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.model.libraries import set_libraries
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import target_log_probabilities
-from ptb_lm.report.timed_process import Spread
 from ptb_lm.training.environment import describe_environment
 
 

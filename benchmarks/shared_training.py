@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from evidence import show
 
-from ptb_lm.report.bench_worker import Subject
-from ptb_lm.report.timed_process import Spread, TimedProcess, timed_process
+from ptb_lm.bench.timed_process import Spread, TimedProcess, timed_process
+from ptb_lm.bench.worker import Subject
 from ptb_lm.training.environment import describe_environment
 
 PRESETS = ("small", "medium", "large")

@@ -15,9 +15,9 @@ import torch
 from evidence import show
 from torch import Tensor, nn
 
+from ptb_lm.bench import worker
+from ptb_lm.bench.timed_process import Spread, timed_process
 from ptb_lm.model import libraries, network, recording
-from ptb_lm.report import bench_worker
-from ptb_lm.report.timed_process import Spread, timed_process
 from ptb_lm.training import loop, recorded_steps, steps
 from ptb_lm.training.environment import describe_environment
 
@@ -104,7 +104,7 @@ def main() -> None:
     if options.undone:
         UNDONE[device][options.undone]()
         sys.argv[1:] = ["training", options.preset, device, precision]
-        bench_worker.main()
+        worker.main()
         return
     on_cuda = ["--device", "cuda"] if device == "cuda" else []
     command = ["python", "benchmarks/without.py", options.preset, *on_cuda, "--write"]

@@ -6,9 +6,9 @@ from typing import Any
 
 from measured import ratio, read_json, spread, where_measured
 
+from ptb_lm.bench.worker import WORDS
 from ptb_lm.config import resolve
 from ptb_lm.model.network import weight_shapes
-from ptb_lm.report.bench_worker import WORDS
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.training.run_folder import SCORED_SPLITS
 

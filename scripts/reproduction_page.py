@@ -6,9 +6,9 @@ from typing import Any
 
 from measured import read_json
 
+from ptb_lm.bench.worker import TRAINING_TOKENS
 from ptb_lm.config import resolve
 from ptb_lm.report.averages import Estimate, reached_by
-from ptb_lm.report.bench_worker import TRAINING_TOKENS
 from ptb_lm.report.comparison import Comparison, compare
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence

@@ -5,7 +5,7 @@ from typing import Any
 
 from measured import ratio, read_json, spread, where_measured
 
-from ptb_lm.report.bench_worker import TRAINING_TOKENS
+from ptb_lm.bench.worker import TRAINING_TOKENS
 
 
 def speed_blocks(results: Path) -> dict[str, str]:

@@ -57,8 +57,8 @@ def build(folder: Path, mirror: str) -> dict[str, bytes]:
 def shrink(folder: Path, put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Make this process's world small: presets, corpus and mirror are those of a folder."""
     from ptb_lm import config
+    from ptb_lm.bench import measure, timed_process
     from ptb_lm.corpus import download, ptb, synthetic
-    from ptb_lm.report import bench, timed_process
 
     world = json.loads((folder / "world.json").read_text())
     files = tuple(ptb.PtbFile(*each) for each in world["files"])
@@ -68,7 +68,7 @@ def shrink(folder: Path, put: Callable[[Any, str, Any], None] = setattr) -> None
     put(download, "MIRRORS", (world["mirror"],))
     put(synthetic, "SENTENCES", {"train": 300, "valid": 30, "test": 30})
     put(timed_process, "ROUND_SECONDS", 0.01)
-    put(bench, "PAPER_PRESETS", bench.PAPER_PRESETS[:1])
+    put(measure, "PAPER_PRESETS", measure.PAPER_PRESETS[:1])
 
 
 def write_texts(folder: Path) -> None:

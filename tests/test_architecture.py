@@ -16,7 +16,9 @@ ROOMS = [
     "__init__",
     "__main__",
     "cli",
+    "watch",
     "report",
+    "bench",
     "evaluation",
     "training",
     "model",
@@ -102,7 +104,7 @@ def test_no_imports_go_in_a_circle() -> None:
     [
         *("cli", "__main__", "config"),
         *("corpus.describe", "corpus.download", "corpus.load"),
-        *("report.live", "report.output", "report.side_by_side_text", "report.summary"),
+        *("watch.live", "report.output", "report.side_by_side_text", "report.summary"),
         *("report.table", "training.event_file"),
     ],
 )

@@ -12,10 +12,10 @@ import torch
 from cli_support import done, ptb_lm
 from speed_page import cuda_block
 
+from ptb_lm.bench import measure, timed_process, worker
+from ptb_lm.bench.timed_process import Spread, TimedProcess
 from ptb_lm.config import preset_headline, resolve
 from ptb_lm.errors import PtbLmError
-from ptb_lm.report import bench, bench_worker, timed_process
-from ptb_lm.report.timed_process import Spread, TimedProcess
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = {"hidden_size = 200": "hidden_size = 16", "batch_size = 20": "batch_size = 4"}
@@ -29,8 +29,8 @@ def test_the_operations_of_a_word_are_those_of_its_products(preset: str, million
     config = resolve(preset)
     hidden = config.model.hidden_size
     weights = config.model.layers * 2 * 4 * hidden**2 + hidden * 10_000
-    assert bench.operations_per_word(config) == 3 * 2 * weights
-    assert bench.operations_per_word(config) / 1e6 == pytest.approx(millions, rel=0.005)
+    assert measure.operations_per_word(config) == 3 * 2 * weights
+    assert measure.operations_per_word(config) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 def test_a_spread_is_median_least_and_greatest() -> None:
@@ -58,7 +58,7 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
     for key in ("training", "evaluation", "stock", "against_stock"):
         assert 0 < row[key]["least"] <= row[key]["median"] <= row[key]["greatest"]
     config = resolve("tiny.toml")
-    operations = row["training"]["median"] * bench.operations_per_word(config)
+    operations = row["training"]["median"] * measure.operations_per_word(config)
     assert row["share_of_limit"] == pytest.approx(operations / row["limit"])
     assert 0 < row["share_of_limit"] < 1
     low, high = row["training"], row["stock"]
@@ -84,7 +84,7 @@ def test_the_processes_that_share_a_training_are_measured_together(
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
 def test_a_thousand_steps_take_no_more_memory_than_two_hundred(tiny: Path) -> None:
-    with bench_worker.training(bench_worker.Subject("tiny.toml", "cpu", "fp32")) as steps:
+    with worker.training(worker.Subject("tiny.toml", "cpu", "fp32")) as steps:
         resident = []
         for _ in range(6):
             steps(200)
@@ -99,9 +99,9 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def row_of_a_gpu() -> bench.BenchRow:
+def row_of_a_gpu() -> measure.BenchRow:
     spread = Spread(1234.5, 1200.0, 1300.0)
-    return bench.BenchRow(
+    return measure.BenchRow(
         preset="small",
         device="cuda",
         precision="fp32",
@@ -120,7 +120,7 @@ def row_of_a_gpu() -> bench.BenchRow:
 
 
 def test_the_table_has_a_line_a_preset() -> None:
-    head, line = bench.bench_table([row_of_a_gpu()]).splitlines()
+    head, line = measure.bench_table([row_of_a_gpu()]).splitlines()
     assert len(head) == len(line)
     for part in (
         "small fp32",
@@ -140,7 +140,7 @@ def test_the_table_has_a_line_a_preset() -> None:
 def test_the_page_shows_a_gpu_once_there_is_evidence(tmp_path: Path) -> None:
     assert cuda_block(tmp_path) == "Not yet measured."
     environment = {"commit": "0" * 40, "system": "Linux", "processor": "none", "device": "GPU 7"}
-    report = bench.bench_json([row_of_a_gpu()], {**environment, "threads": 4, "torch": "2.11"})
+    report = measure.bench_json([row_of_a_gpu()], {**environment, "threads": 4, "torch": "2.11"})
     (tmp_path / "bench-cuda-tf32.json").write_text(json.dumps(report))
     block = cuda_block(tmp_path)
     assert "GPU 7, 4 threads, PyTorch 2.11" in block
@@ -178,5 +178,5 @@ def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:
 
 
 def test_every_task_and_preset_of_the_bench_is_there() -> None:
-    assert set(bench_worker.TASKS) == {"training", "evaluation", "limit"}
-    assert all(preset_headline(preset) for preset in bench.PAPER_PRESETS)
+    assert set(worker.TASKS) == {"training", "evaluation", "limit"}
+    assert all(preset_headline(preset) for preset in measure.PAPER_PRESETS)

@@ -232,7 +232,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(corpus_folder: Path, tmp_pat
 
 
 def test_the_bench_measures_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptb_lm.report.timed_process.ROUND_SECONDS", 0.05)
+    monkeypatch.setattr("ptb_lm.bench.timed_process.ROUND_SECONDS", 0.05)
     command = ("bench", "small", "--device", "cuda", "--against-stock", "--rounds", "2", "--json")
     report = json.loads(done(*command).out)
     assert report["environment"]["device"] == torch.cuda.get_device_name()

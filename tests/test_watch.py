@@ -27,10 +27,10 @@ from cli_support import contents, done, done_json, ptb_lm, train_arguments, writ
 from ptb_lm.config import resolve, to_toml
 from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
 from ptb_lm.lock import holder, locked
-from ptb_lm.report.braille import Line, draw, row_of
-from ptb_lm.report.status import MetricsTail, RunStatus, StatusReader, read_status
-from ptb_lm.report.status_view import status_view
 from ptb_lm.training.elapsed import clock, number_in, training_seconds
+from ptb_lm.watch.braille import Line, draw, row_of
+from ptb_lm.watch.status import MetricsTail, RunStatus, StatusReader, read_status
+from ptb_lm.watch.view import status_view
 
 SECONDS = 120
 """After which a test that waits for a process has failed, however slow the machine."""

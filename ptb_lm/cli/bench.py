@@ -28,9 +28,9 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""
+    from ptb_lm.bench.measure import PAPER_PRESETS, bench, bench_json, bench_table
+    from ptb_lm.bench.worker import Subject
     from ptb_lm.config import resolve
-    from ptb_lm.report.bench import PAPER_PRESETS, bench, bench_json, bench_table
-    from ptb_lm.report.bench_worker import Subject
     from ptb_lm.training.environment import choose_device, describe_environment, settled
 
     chosen = choose_device(device or "auto")

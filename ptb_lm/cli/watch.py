@@ -24,9 +24,9 @@ def watch(
 
     from rich.console import Console
 
-    from ptb_lm.report.live import can_show_live, show_live
-    from ptb_lm.report.status import StatusReader, status_record
-    from ptb_lm.report.status_view import status_view
+    from ptb_lm.watch.live import can_show_live, show_live
+    from ptb_lm.watch.status import StatusReader, status_record
+    from ptb_lm.watch.view import status_view
 
     reader, console = StatusReader(run), Console()
     if as_json:

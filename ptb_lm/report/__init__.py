@@ -1,1 +1,1 @@
-"""Figures beside the paper's: the end of a run, tables, learning curves, the bench."""
+"""Figures beside the paper's and beside each other: a run's end, tables, learning curves."""

@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.text import Text
 
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.report.status import RunStatus, StatusReader
-from ptb_lm.report.status_view import FAINT, status_view
 from ptb_lm.stop import StopFlag, Stopped
+from ptb_lm.watch.status import RunStatus, StatusReader
+from ptb_lm.watch.view import FAINT, status_view
 
 
 def can_show_live(console: Console) -> bool:

@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ptb_lm.bench.timed_process import Spread, timed_process
+from ptb_lm.bench.worker import WORDS, Subject
 from ptb_lm.config import Config
 from ptb_lm.errors import InputError
 from ptb_lm.model.cells import CELLS
-from ptb_lm.report.bench_worker import WORDS, Subject
-from ptb_lm.report.timed_process import Spread, timed_process
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
 STOCK_DROPOUT = ("none", "non-recurrent")

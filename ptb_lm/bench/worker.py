@@ -53,7 +53,7 @@ class Subject:
 
     def command(self, task: str) -> list[str]:
         """Return the command of a process that does one of :data:`TASKS`."""
-        return [sys.executable, "-m", "ptb_lm.report.bench_worker", task, *astuple(self)]
+        return [sys.executable, "-m", "ptb_lm.bench.worker", task, *astuple(self)]
 
 
 Task = Callable[[int], dict[str, float]]

@@ -7,10 +7,10 @@ from math import inf, isfinite, isnan, log
 from rich.console import Console
 from rich.text import Text
 
-from ptb_lm.report.braille import Line, draw, row_of
-from ptb_lm.report.status import EpochDone, RunStatus
 from ptb_lm.report.summary import last_epoch_lines
 from ptb_lm.training.elapsed import clock
+from ptb_lm.watch.braille import Line, draw, row_of
+from ptb_lm.watch.status import EpochDone, RunStatus
 
 TRAIN, VALID, FAINT = "yellow", "cyan", "bright_black"
 STATE_STYLES = {
