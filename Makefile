@@ -63,7 +63,7 @@ dropout-study: $(INSTALLED)
 
 # Tuned on the validation text, then both texts scored once; goes on where it was.
 test-time: $(INSTALLED)
-	$(BIN)/python scripts/test_time.py $(RUN)
+	$(BIN)/python scripts/adapting_study.py $(RUN)
 
 # Every seed from 1 to SEEDS, a process a core; goes on where it was, member by member.
 reproduce-average: $(INSTALLED)

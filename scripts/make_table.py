@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import command_reference
+from adapting_page import adapting_blocks
 from distributed_page import distributed_blocks
 from figures import write_figures
 from reliability_page import reliability_blocks
 from reproduction_page import reproduction_blocks
 from speed_page import speed_blocks
-from test_time_page import test_time_blocks
 
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.table import results_table, with_blocks, with_results
@@ -24,7 +24,7 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
     "REPRODUCTION.md": reproduction_blocks,
     "RELIABILITY.md": reliability_blocks,
     "SPEED.md": speed_blocks,
-    "TEST_TIME.md": test_time_blocks,
+    "TEST_TIME.md": adapting_blocks,
 }
 """The pages of docs/ with tables, and what makes these, by name, from the folder of evidence."""
 

@@ -8,10 +8,10 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import adapting_page
+import adapting_study as study
 import make_table
 import pytest
-import test_time as study
-import test_time_page
 from cli_support import contents, done_json, furnish
 
 from ptb_lm.evaluation import adaptive
@@ -37,7 +37,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(study, "STARTS", starts)
     monkeypatch.setattr(study, "TUNING_TARGETS", 60)
     monkeypatch.setattr(make_table, "main", lambda: None)
-    monkeypatch.setattr("sys.argv", ["test_time.py", "a"])
+    monkeypatch.setattr("sys.argv", ["adapting_study.py", "a"])
     furnish(tmp_path)
     with chdir(tmp_path):
         yield tmp_path
@@ -53,7 +53,7 @@ def test_settings_are_chosen_by_the_validation_text_alone(
         return read(model, split, *rest)
 
     monkeypatch.setattr(study, "tokens_of_split", recorded)
-    assert test_time_page.test_time_block(Path("results")) == "Not yet run."
+    assert adapting_page.adapting_block(Path("results")) == "Not yet run."
     assert study.main() == 0
     assert set(texts) == {"train", "valid", "test"}
     assert texts[-3:] == ["test"] * 3  # of fixed weights, SGD and RMS, when all else is done
@@ -61,7 +61,7 @@ def test_settings_are_chosen_by_the_validation_text_alone(
 
     evidence = json.loads(EVIDENCE.read_text())
     figures, trials = evidence["figures"], evidence["trials"]
-    assert figures.keys() == set(test_time_page.WAYS)
+    assert figures.keys() == set(adapting_page.WAYS)
     for form in ("sgd", "rms"):
         best = min(trials[form], key=lambda trial: trial["perplexity"] or math.inf)
         settings = figures[form]["settings"]
@@ -75,10 +75,10 @@ def test_settings_are_chosen_by_the_validation_text_alone(
         *(best["size"], best["theta"], best["weight"])
     ]
     assert {trial["rate"] for trial in trials["sgd"] if trial["perplexity"] is None} == {1e30}
-    assert "| diverged | 1e+30 | 0.01 |" in test_time_page.trials_block(Path("results"))
-    page = test_time_page.test_time_block(Path("results"))
+    assert "| diverged | 1e+30 | 0.01 |" in adapting_page.trials_block(Path("results"))
+    page = adapting_page.adapting_block(Path("results"))
     assert page in capsys.readouterr().out
-    for way in test_time_page.WAYS:
+    for way in adapting_page.WAYS:
         reached = figures[way]["test"]["perplexity"]
         assert f"| {figures[way]['valid']['perplexity']:.2f} | **{reached:.2f}** |" in page
 
@@ -128,8 +128,8 @@ def test_a_stopped_study_goes_on_by_the_same_command(
     assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
     kept = json.loads(EVIDENCE.read_text())["trials"]
     assert len(kept["cache"]) >= 2
-    assert test_time_page.test_time_block(Path("results")) == "a: not yet finished."
-    assert "| cache | size | theta | weight |" in test_time_page.trials_block(Path("results"))
+    assert adapting_page.adapting_block(Path("results")) == "a: not yet finished."
+    assert "| cache | size | theta | weight |" in adapting_page.trials_block(Path("results"))
     assert len(kept["sgd"]) == 2  # and not the third, in which it came
     assert study.main() == 0
     assert EVIDENCE.read_bytes() == whole

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adapting_page import FOLDER, WAYS
 from make_table import PAGES
 from promises import PROMISES
 from reproduction_page import STUDY, TITLES
-from test_time_page import FOLDER, WAYS
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus

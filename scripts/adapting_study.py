@@ -19,8 +19,8 @@ from typing import Any
 
 import make_table
 import torch
+from adapting_page import FOLDER, adapting_block
 from members import say
-from test_time_page import FOLDER, test_time_block
 from torch import Tensor
 
 from ptb_lm.corpus.load import data_directory
@@ -311,7 +311,7 @@ def main() -> int:
         say(f"error: {error}")
         return 2
     make_table.main()
-    sys.stdout.write(f"\n{test_time_block(RESULTS)}\n")
+    sys.stdout.write(f"\n{adapting_block(RESULTS)}\n")
     return 0
 
 

@@ -21,12 +21,12 @@ WAYS = {
 }
 
 
-def test_time_blocks(results: Path) -> dict[str, str]:
+def adapting_blocks(results: Path) -> dict[str, str]:
     """Return the tables of the page by name."""
-    return {"test-time": test_time_block(results), "trials": trials_block(results)}
+    return {"test-time": adapting_block(results), "trials": trials_block(results)}
 
 
-def test_time_block(results: Path) -> str:
+def adapting_block(results: Path) -> str:
     """Return valid and test perplexity by way, for each run that there is evidence of."""
     parts = [
         _figures(name, evidence) if _is_whole(evidence) else f"{name}: not yet finished."
