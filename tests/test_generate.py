@@ -128,6 +128,13 @@ def test_what_is_excluded_temperature_top_k_and_top_p_act_in_this_order() -> Non
         require_renormalised(probabilities, whole)
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 5e-324])  # the least above 0 that a number can be
+def test_a_temperature_near_zero_leaves_the_likeliest(temperature: float) -> None:
+    logits = random_logits(1)
+    probabilities = next_word_probabilities(logits, Sampling(temperature=temperature))
+    assert probabilities.tolist() == torch.eye(len(logits))[int(logits.argmax())].tolist()
+
+
 def test_many_draws_are_spread_as_the_distribution_says() -> None:
     """Of a model that remembers nothing, so that all words of a text are of one distribution."""
     model = decided_model(width=0.0)

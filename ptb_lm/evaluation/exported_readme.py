@@ -96,8 +96,8 @@ def exported_readme(
         ]
     parts += [
         "## Use it with ptb-lm",
-        "`ptb-lm eval` and `ptb-lm generate` take this folder wherever they take a checkpoint; in "
-        "a notebook, `ptb_lm.load` does.",
+        "`ptb-lm eval`, `ptb-lm score` and `ptb-lm generate` take this folder wherever they take a "
+        "checkpoint; in a notebook, `ptb_lm.load` does.",
     ]
     return "\n\n".join(parts) + "\n"
 

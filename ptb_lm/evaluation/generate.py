@@ -114,7 +114,8 @@ def next_word_probabilities(
     """
     allowed = logits.clone()
     allowed[list(excluded)] = -torch.inf  # at a low temperature one of them might have it all
-    probabilities = torch.softmax(allowed / sampling.temperature, dim=-1)
+    # The greatest is taken off first: divided by a temperature near zero it would be infinite.
+    probabilities = torch.softmax((allowed - allowed.max()) / sampling.temperature, dim=-1)
     if sampling.top_k is None and sampling.top_p == 1:
         return probabilities
     ordered, indices = probabilities.sort(descending=True, stable=True)

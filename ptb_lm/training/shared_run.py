@@ -68,7 +68,8 @@ def open_shared_run(
             stack.enter_context(memory_errors_explained(opened.config, assurance))
             with suppress(Stopped):  # of which all hear at once
                 own.append(_joined(opened, data_dir, RunFolder(path), stop))
-        world.shared(stop).check()
+        if world.size > 1:  # alone, a signal of now is heard when there is a step to save
+            world.shared(stop).check()
         (run,) = own
         _take_share(run, world)
         yield run
