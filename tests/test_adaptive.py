@@ -349,6 +349,8 @@ def test_a_notebook_gets_what_the_command_prints() -> None:
     assert notebook.evaluate(model, way=way).perplexity == printed["members"][0]["perplexity"]
     with pytest.raises(InputError, match="--protocol columns: dynamic evaluation"):
         notebook.evaluate(model, way=way, protocol="columns")
+    with pytest.raises(InputError, match="nothing to adapt by"):
+        notebook.adaptive()
 
 
 def test_the_usual_figure_beside_it_is_of_one_stream_too() -> None:

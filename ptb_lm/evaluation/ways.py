@@ -78,9 +78,13 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
     """Score by a model that adapts to the text: dynamic evaluation, a cache, or one on the other.
 
     The form ``rms`` of dynamic evaluation first goes through the text that a model was trained on.
+
+    Raises:
+        InputError: neither is given.
     """
-    assert dynamic or cache, "nothing to adapt by"
     asked = [part for part in (dynamic, cache) if part is not None]
+    if not asked:
+        raise InputError("adaptive: nothing to adapt by; give dynamic, cache or both")
 
     def scorer(model: TrainedModel, data_dir: Path) -> Scorer:
         def score(network: LanguageModel, tokens: TokenIds, streams: int, stop: StopFlag) -> Tensor:

@@ -38,16 +38,16 @@ class PairedComparison:
         Flegal and Jones, arXiv 0811.1729). On the scores under ``results/`` it is 1.0 to 2 times
         the one that takes targets as independent.
         """
-        better = first.log_probabilities.astype(np.float64)
-        worse = second.log_probabilities.astype(np.float64)
-        finite = bool(np.isfinite(better).all() and np.isfinite(worse).all())
-        difference = better - worse if finite else np.full(len(better), np.nan)
+        ours = first.log_probabilities.astype(np.float64)
+        theirs = second.log_probabilities.astype(np.float64)
+        finite = bool(np.isfinite(ours).all() and np.isfinite(theirs).all())
+        difference = ours - theirs if finite else np.full(len(ours), np.nan)
         return cls(
             targets=len(difference),
             nll_difference=float(difference.mean()),
             standard_error=_error_of_mean(difference),
-            first_better=float((better > worse).mean()),
-            second_better=float((better < worse).mean()),
+            first_better=float((ours > theirs).mean()),
+            second_better=float((ours < theirs).mean()),
         )
 
 
