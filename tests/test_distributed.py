@@ -191,7 +191,7 @@ def test_a_signal_to_any_process_before_the_first_step_stops_all(
 ) -> None:
     """The first process has its run folder already, and the others wait to be told of it."""
     run = workplace / f"early-{receiver}"
-    with processes(3, workplace, *command(run.name)) as members:
+    with processes(3, workplace, *command(run.name, training__epochs=1000)) as members:
         assert members[0].wait_until(run.exists)
         with members[receiver].frozen():
             members[receiver].send(signal.SIGTERM)
