@@ -5,7 +5,6 @@ results/speed/.
 """
 
 import argparse
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from evidence import show
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from ptb_lm.bench.timed_process import Spread, TimedProcess, timed_process
 from ptb_lm.bench.worker import Subject
@@ -30,7 +30,7 @@ def measure(preset: str, rounds: int) -> dict[str, Any]:
         whole = stack.enter_context(timed_process(command))
         members = [
             stack.enter_context(timed_process(command, **told))
-            for told in as_torchrun_tells(cores, _free_port())
+            for told in as_torchrun_tells(cores, get_free_port())  # type: ignore[no-untyped-call]
         ]
         units = whole.units_of_a_round()
 
@@ -64,13 +64,6 @@ def as_torchrun_tells(count: int, port: int) -> list[dict[str, str]]:
         }
         for rank in range(count)
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> None:

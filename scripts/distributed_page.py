@@ -4,7 +4,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from measured import ratio, read_json, spread, where_measured
+from measured import read_json, turns_row, where_measured
 
 from ptb_lm.bench.worker import WORDS
 from ptb_lm.config import resolve
@@ -60,9 +60,7 @@ def shared_block(shared: dict[str, Any]) -> str:
     """Return what a training gains or loses when the cores of a machine share it."""
     ways = ("one process on every core", "shared by one process a core")
     lines = [f"| model | {', words/s | '.join(ways)}, words/s | ratio |", "|---|---|---|---|"]
-    for pair in shared["pairs"]:
-        rates = " | ".join(spread(pair[way]) for way in ways)
-        lines.append(f"| {pair['preset']} | {rates} | {ratio(pair['ratio'])} |")
+    lines += [turns_row(pair["preset"], pair, ways) for pair in shared["pairs"]]
     return "\n".join([*lines, "", where_measured(shared)])
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks have kept, as the pages of docs/ write it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,9 @@ def spread(figures: dict[str, float], digits: int = 0) -> str:
 def ratio(figures: dict[str, float]) -> str:
     """Write a ratio taken round by round."""
     return spread(figures, 2)
+
+
+def turns_row(name: str, pair: dict[str, Any], ways: Sequence[str]) -> str:
+    """Write a line of a table: what each of two ways reached by turns, and the ratio."""
+    rates = " | ".join(spread(pair[way]) for way in ways)
+    return f"| {name} | {rates} | {ratio(pair['ratio'])} |"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from measured import ratio, read_json, spread, where_measured
+from measured import ratio, read_json, spread, turns_row, where_measured
 
 from ptb_lm.bench.worker import TRAINING_TOKENS
 
@@ -69,11 +69,10 @@ def processes_block(processes: dict[str, Any]) -> str:
     """Return one training on every core beside one a core."""
     names = ("one process on every core", "one process a core")
     lines = [f"| model, precision | {' | '.join(names)}, in all | ratio |", "|---|---|---|---|"]
-    for pair in processes["pairs"]:
-        rates = " | ".join(spread(pair[name]) for name in names)
-        lines.append(
-            f"| {pair['preset']}, {pair['precision']} | {rates} | {ratio(pair['ratio'])} |"
-        )
+    lines += [
+        turns_row(f"{pair['preset']}, {pair['precision']}", pair, names)
+        for pair in processes["pairs"]
+    ]
     return "\n".join([*lines, "", where_measured(processes)])
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -10,6 +11,7 @@ from statistics import median
 import pytest
 import torch
 from cli_support import done, ptb_lm
+from processes import free_port
 from speed_page import cuda_block
 
 from ptb_lm.bench import measure, timed_process, worker
@@ -80,6 +82,27 @@ def test_the_processes_that_share_a_training_are_measured_together(
     assert 0 < together["least"] <= together["median"]
     assert measured["ratio"]["greatest"] <= together["greatest"] / alone["least"] * 1.001
     assert not list(tiny.glob("ptb-lm-*")), "a text is left over"
+
+
+def test_the_processes_that_share_a_training_need_each_other(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    as_torchrun_tells = importlib.import_module("shared_training").as_torchrun_tells
+    command = worker.Subject("tiny.toml", "cpu", "fp32").command("training")
+    told = as_torchrun_tells(2, free_port())
+    with (
+        timed_process.timed_process(command, **told[0]) as first,
+        timed_process.timed_process(command, **told[1]) as second,
+    ):
+        with ThreadPoolExecutor(2) as pool:
+            words = [
+                each["words"] for each in pool.map(lambda member: member.work(3), (first, second))
+            ]
+        assert words == [3 * 4 * 20] * 2  # each counts those of all
+        second.process.kill()
+        with pytest.raises(PtbLmError, match="ended with code"):
+            first.work(1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
