@@ -1,15 +1,17 @@
 """The bench: its arithmetic, and one real measurement of a tiny model from end to end."""
 
-import importlib
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import pytest
+import shared_training
 import torch
+import without
 from cli_support import done, ptb_lm
 from processes import free_port
 from speed_page import cuda_block
@@ -19,7 +21,6 @@ from ptb_lm.bench.timed_process import Spread, TimedProcess
 from ptb_lm.config import preset_headline, resolve
 from ptb_lm.errors import PtbLmError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = {"hidden_size = 200": "hidden_size = 16", "batch_size = 20": "batch_size = 4"}
 
 
@@ -74,8 +75,6 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
 def test_the_processes_that_share_a_training_are_measured_together(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    shared_training = importlib.import_module("shared_training")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     measured = shared_training.measure("tiny.toml", rounds=2)
     alone, together = (measured[name] for name in shared_training.WAYS)
@@ -84,13 +83,10 @@ def test_the_processes_that_share_a_training_are_measured_together(
     assert not list(tiny.glob("ptb-lm-*")), "a text is left over"
 
 
-def test_the_processes_that_share_a_training_need_each_other(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    as_torchrun_tells = importlib.import_module("shared_training").as_torchrun_tells
+@pytest.mark.usefixtures("tiny")
+def test_the_processes_that_share_a_training_need_each_other() -> None:
     command = worker.Subject("tiny.toml", "cpu", "fp32").command("training")
-    told = as_torchrun_tells(2, free_port())
+    told = shared_training.as_torchrun_tells(2, free_port())
     with (
         timed_process.timed_process(command, **told[0]) as first,
         timed_process.timed_process(command, **told[1]) as second,
@@ -103,6 +99,14 @@ def test_the_processes_that_share_a_training_need_each_other(
         second.process.kill()
         with pytest.raises(PtbLmError, match="ended with code"):
             first.work(1)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("undone", list(without.ON_CPU))
+def test_the_trainer_trains_without_each_step_towards_speed(undone: str) -> None:
+    command = [sys.executable, without.__file__, "tiny.toml", "--undone", undone]
+    with timed_process.timed_process(command) as variant:
+        assert variant.work(2)["words"] == 2 * 4 * 20
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
