@@ -39,7 +39,8 @@ def study_member(way: str, seed: int) -> Member:
     """Name a run of the study, and the command that makes it."""
     name = f"{STUDY}/{way}-seed{seed}"
     change = ("--set", f"model.dropout_on={way}")
-    choice = ("--seed", str(seed), "--data", str(TEXT), "--name", name)
+    # In float32 on any device, so that a study begun on one can go on on another.
+    choice = ("--seed", str(seed), "--precision", "fp32", "--data", str(TEXT), "--name", name)
     return Member(name, reproduce_command(str(CONFIG), *change, *choice))
 
 

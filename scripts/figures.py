@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idea_figure import draw_idea
-from reproduction_page import STUDY, TITLES
+from reproduction_page import TITLES, study_runs
 
 from ptb_lm.durable import durable_file
 from ptb_lm.report.comparison import compare
@@ -31,8 +31,7 @@ def write_figures(results: Path, docs: Path) -> None:
         if group.published
     }
     figures["idea.svg"] = drawn(draw_idea)["svg"]
-    study = results / STUDY
-    runs = read_evidence(study) if study.exists() else []
+    runs = study_runs(results)
     if runs:
         figures["dropout-study.svg"] = drawn(lambda figure: draw_study(figure, runs))["svg"]
     for name, content in figures.items():

@@ -69,16 +69,15 @@ def make_members(members: list[Member], processes: int, stop: StopFlag) -> list[
         Stopped: a signal came; every member under way has saved where it stands.
     """
     waiting = [member for member in members if not member.finished]
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
     failed = []
-    with _terminated_in_the_end() as running:
+    with _open_pipe() as pipe, _terminated_in_the_end() as running:
         while waiting or running:
             stop.check()
             while waiting and len(running) < processes:
+                at_once = min(processes, len(waiting) + len(running))
                 member = waiting.pop(0)
                 say(f"{member.name}: under way, see {member.log}")
-                running[member] = _start(member, environment)
+                running[member] = _start(member, pipe, max(1, (os.cpu_count() or 1) // at_once))
             for member, process in list(running.items()):
                 if process.poll() is not None:
                     del running[member]
@@ -102,18 +101,40 @@ def _terminated_in_the_end() -> Iterator[dict[Member, subprocess.Popen[bytes]]]:
             process.wait()
 
 
-def _start(member: Member, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+@contextmanager
+def _open_pipe() -> Iterator[int]:
+    """Give the end to read from of a pipe that nothing is written to.
+
+    Who reads from it is told when this process ends, however it does.
+    """
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _start(member: Member, pipe: int, threads: int) -> "subprocess.Popen[bytes]":
     member.log.parent.mkdir(parents=True, exist_ok=True)
     with member.log.open("ab") as log:
         # Of its own session, so that a Ctrl-C in the terminal reaches it once, through us.
         return subprocess.Popen(
-            member.command, stdout=log, stderr=log, env=environment, start_new_session=True
+            member.command,
+            stdin=pipe,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            start_new_session=True,
         )
 
 
 def reproduce_command(*arguments: str) -> tuple[str, ...]:
-    """Return the command of a process that makes a run and leaves the tables as they are."""
-    return (sys.executable, str(REPRODUCE), *arguments, "--no-table")
+    """Return the command of a member's process: it leaves the tables as they are, and ends with us.
+
+    Otherwise a kill of this process would leave its members at work, and in the way of the next.
+    """
+    return (sys.executable, str(REPRODUCE), *arguments, "--no-table", "--while-input-is-open")
 
 
 def usual_processes() -> int:

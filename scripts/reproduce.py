@@ -5,7 +5,11 @@ after the end, it evaluates anew.
 """
 
 import argparse
+import os
 import shutil
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import make_table
@@ -49,6 +53,17 @@ def keep_evidence(run: RunFolder, results: Path) -> None:
             shutil.copyfileobj(source, copy)
 
 
+def stop_when_input_closes() -> None:
+    """Stop this process, as by SIGTERM, once its standard input has ended."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def reproduce() -> None:
     """Make one run, or go on with it, to the last line of the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,7 +74,12 @@ def reproduce() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--name", help="of the folders in runs/ and results/, if it is another")
     parser.add_argument("--no-table", action="store_true", help="leave the table as it is")
+    parser.add_argument(
+        "--while-input-is-open", action="store_true", help="stop when standard input ends"
+    )
     options = parser.parse_args()
+    if options.while_input_is_open:
+        stop_when_input_closes()
     chosen = {"seed": int(options.seed), "precision": options.precision}
     if options.data:
         chosen["data"] = options.data

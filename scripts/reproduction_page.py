@@ -1,5 +1,6 @@
 """The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -8,10 +9,12 @@ from measured import read_json
 
 from ptb_lm.bench.worker import TRAINING_TOKENS
 from ptb_lm.config import resolve
+from ptb_lm.errors import InputError
 from ptb_lm.report.averages import Estimate, reached_by
 from ptb_lm.report.comparison import Comparison, compare
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
+from ptb_lm.report.groups import all_but_seed
 from ptb_lm.report.markdown import paper_table
 
 STUDY = "dropout-study"
@@ -63,10 +66,34 @@ def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def study_block(results: Path) -> str:
-    """Return perplexities by way of dropout, mean and standard deviation over the seeds."""
+def study_runs(results: Path) -> list[Evidence]:
+    """Return the runs of the dropout study.
+
+    Raises:
+        InputError: two of them differ in more than where dropout acts and in their seed.
+    """
     folder = results / STUDY
     runs = read_evidence(folder) if folder.exists() else []
+    for run in runs[1:]:
+        if _but_for_dropout(run) != _but_for_dropout(runs[0]):
+            raise InputError(
+                f"{run.folder.path}: not comparable with {runs[0].folder.path}: expected the same "
+                "model but for dropout_on, the same training, precision and text; remove one of "
+                "them and start the study again"
+            )
+    return runs
+
+
+def _but_for_dropout(run: Evidence) -> tuple[Hashable, ...]:
+    """Return what all runs of the study share."""
+    model = run.config.model.model_copy(update={"dropout_on": "none"})
+    texts = [(split, scores.text) for split, scores in run.scores.items()]
+    return all_but_seed(run.config.model_copy(update={"model": model})), *texts
+
+
+def study_block(results: Path) -> str:
+    """Return perplexities by way of dropout, mean and standard deviation over the seeds."""
+    runs = study_runs(results)
     if not runs:
         return "Not yet run."
     by_way = {way: [run for run in runs if run.config.model.dropout_on == way] for way in TITLES}
@@ -97,6 +124,6 @@ def _subject(run: Evidence) -> str:
     model, training, text = run.config.model, run.config.training, run.scores["test"].text
     return (
         f"{model.layers} layers of {model.hidden_size} units, rate {model.dropout}, "
-        f"{training.epochs} epochs; {text.vocabulary_size:,} words; test: {text.layout}, "
+        f"{training.epochs} epochs, {run.config.run.precision}; {text.vocabulary_size:,} words; test: {text.layout}, "
         f"{len(run.scores['test'].log_probabilities):,} predicted tokens."
     )

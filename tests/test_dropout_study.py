@@ -12,6 +12,7 @@ from test_reproduce_average import TINY
 
 from ptb_lm.corpus import download, ptb
 from ptb_lm.corpus.synthetic import synthetic_words
+from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import figure, load_scores
 from ptb_lm.training.run_folder import read_metrics
 
@@ -76,4 +77,10 @@ def test_a_study_leaves_evidence_of_each_member_and_its_table(
     ]
     assert f"| {sum(ends) / 2:.2f} ±" in everywhere
     assert "fresh mask" in everywhere
+    assert "2 epochs, fp32; " in subject
     assert f"{tests[0].tokens:,} predicted tokens" in subject
+
+    config = folder / "all-seed2" / "config.toml"
+    config.write_text(config.read_text().replace('precision = "fp32"', 'precision = "bf16"'))
+    with pytest.raises(InputError, match="all-seed2: not comparable with .*all-seed1"):
+        reproduction_page.study_block(Path("results"))

@@ -16,7 +16,9 @@ from cli_support import WORDS, contents, write_texts
 from members import Member, make_members
 
 from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.lock import locked
 from ptb_lm.stop import NEVER
+from ptb_lm.training.run_folder import RunFolder
 
 SCRIPT = Path(reproduce_average.__file__)
 
@@ -106,6 +108,22 @@ def test_stopped_it_has_saved_each_member_and_goes_on_to_the_same_scores(
     assert scores.items() <= contents(checkout / "results").items()
 
 
+def test_killed_it_takes_its_members_along(checkout: Path) -> None:
+    """After SIGKILL too, or a lack of memory: a member at work would hold its run's lock."""
+    tiny = checkout / "tiny.toml"
+    tiny.write_text(TINY.replace("epochs = 8", "epochs = 100000"))
+    command = [sys.executable, str(SCRIPT), "tiny.toml", "--seeds", "2"]
+    runs = [checkout / "runs" / f"tiny-seed{seed}" for seed in (1, 2)]
+    with subprocess.Popen(command) as process:
+        while not all((run / "last.pt").exists() for run in runs):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    for run in runs:
+        with locked(RunFolder(run).lock, wait=True):
+            assert "stopped by SIGTERM" in run.with_suffix(".log").read_text()
+
+
 def test_a_member_that_fails_does_not_take_the_others_along(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,7 +149,15 @@ def test_no_more_run_at_once_than_asked_and_they_share_the_cores(checkout: Path)
     spans = [(float(began), float(ended)) for began, ended, _ in lines]
     for moment, _ in spans:
         assert sum(began <= moment < ended for began, ended in spans) <= 2
-    assert {threads for *_, threads in lines} == {str(max(1, (os.cpu_count() or 1) // 2))}
+    cores = os.cpu_count() or 1
+    assert {threads for *_, threads in lines[:4]} == {str(max(1, cores // 2))}
+
+
+def test_a_single_member_has_every_core(checkout: Path) -> None:
+    note = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    member = Member("m", (sys.executable, "-c", note))
+    assert make_members([member], 2, NEVER) == []
+    assert member.log.read_text().strip() == str(os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(
