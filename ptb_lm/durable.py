@@ -101,6 +101,14 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         ) from None
 
 
+def current_folder_is_in(folder: Path) -> bool:
+    """Whether a shell, or whoever has started the program, would be left in a folder that is gone.
+
+    True of the current folder itself and of those above it, if they were replaced.
+    """
+    return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
+
+
 _REPLACED = "replaced"
 """What the folder is called aside that another takes the place of."""
 

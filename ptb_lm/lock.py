@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.stop import StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -19,17 +20,19 @@ _QUESTION = struct.Struct("@hhqqi0q" if _LINUX else "@qqihh0q")
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
     """Hold a lock on a folder, or on a file of its own, which holds on more kinds of disks.
 
     Args:
         path: a folder, or a lock file, which is made where it is missing and stays; its content is
             the number of the process that holds it.
-        wait: for another holder to let go, instead of being refused.
+        wait: wait for another holder to let go, unless this flag is raised, instead of being
+            refused.
 
     Raises:
         InputError: another process holds it.
         PtbLmError: the file cannot be made.
+        Stopped: a signal came while it waited.
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
@@ -38,7 +41,11 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         raise PtbLmError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if wait is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                with wait.while_waiting():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
         except BlockingIOError:
             # The number is a courtesy: of a holder that has only just come, it is not there yet.
             number = os.read(descriptor, 20).decode(errors="replace").strip()
@@ -63,24 +70,26 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def place_held(folder: Path) -> Iterator[Path]:
+def place_held(folder: Path, stop: StopFlag) -> Iterator[Path]:
     """Keep others from making or replacing a folder while it is made; wait for them.
 
     Args:
         folder: those above it are made where they are missing.
+        stop: looked at while waiting.
 
     Yields:
         where it is to stand: behind a link, what that leads to.
 
     Raises:
         PtbLmError: those above it cannot be made.
+        Stopped: a signal came while it waited.
     """
     place = Path(os.path.realpath(folder))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
-    with locked(place.parent, wait=True):
+    with locked(place.parent, wait=stop):
         yield place
 
 

@@ -109,6 +109,15 @@ def test_the_trainer_trains_without_each_step_towards_speed(undone: str) -> None
         assert variant.work(2)["words"] == 2 * 4 * 20
 
 
+def test_rounds_go_on_where_an_epoch_would_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU makes an epoch of small in less than a round, and all of its epochs in a few."""
+    monkeypatch.setattr(worker, "TRAINING_TOKENS", 1_000)
+    with worker.training(worker.Subject("tiny.toml", "cpu", "fp32")) as steps:
+        rounds = [steps(100) for _ in range(18)]  # of 137 windows
+    assert [each["words"] for each in rounds] == [100 * 4 * 20] * 18
+    assert all(each["seconds"] > 0 for each in rounds)
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to read memory from")
 def test_a_thousand_steps_take_no_more_memory_than_two_hundred(tiny: Path) -> None:
     with worker.training(worker.Subject("tiny.toml", "cpu", "fp32")) as steps:

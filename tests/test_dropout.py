@@ -135,7 +135,7 @@ def test_masks_of_its_own_for_each_gate(cell: str) -> None:
 
 
 @pytest.mark.parametrize("dropout_on", ["none", "non-recurrent", "all", "variational"])
-def test_in_evaluation_nothing_is_dropped_and_the_fused_kernel_runs(dropout_on: str) -> None:
+def test_in_evaluation_nothing_is_dropped(dropout_on: str) -> None:
     network = make_network(dropout_on).eval()
     words = window()
     with masks_seen(network) as seen:
@@ -144,6 +144,36 @@ def test_in_evaluation_nothing_is_dropped_and_the_fused_kernel_runs(dropout_on: 
     expected, state = reference_forward(network, words, network.zero_state(B))
     torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(after, state, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dropout_on", ["none", "non-recurrent", "all", "variational"])
+def test_the_fused_kernel_runs_wherever_the_masks_allow(
+    dropout_on: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*args: object) -> object:
+        calls.append(1)
+        return run_fused(*args)
+
+    monkeypatch.setattr(network_module, "run_fused", counted)
+    network = make_network(dropout_on).train(training)
+    network(window(), network.zero_state(B))
+    masks_within = training and dropout_on in ("all", "variational")
+    assert len(calls) == (0 if masks_within else 2)
+
+
+def test_words_are_dropped_from_what_the_network_reads() -> None:
+    """With every word dropped it cannot tell one text from another; in evaluation it can."""
+    rates = {"words": 1 - 1e-9, "input": 0.0, "between": 0.0, "output": 0.0, "recurrent": 0.0}
+    network = make_network("variational", rates)
+    words = window()
+    read, other = (network(text, network.zero_state(B))[0] for text in (words, words.flip(0)))
+    assert torch.equal(read, other)
+    network.eval()
+    read, other = (network(text, network.zero_state(B))[0] for text in (words, words.flip(0)))
+    assert not torch.equal(read, other)
 
 
 def test_none_is_no_dropout_whatever_the_rate() -> None:
@@ -328,6 +358,19 @@ def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: 
     assert nll_sum(together) < max(nll_sum(each.log()) for each in passes)
     plain = target_log_probabilities(network, tokens, 1)
     assert nll_sum(plain) != pytest.approx(nll_sum(together), rel=1e-6)
+
+
+def test_certainty_by_the_mean_of_many_passes_is_no_more_than_certainty() -> None:
+    """The rounding of ln(20 / 20) is above 0, which no log-probability is."""
+    network = make_network("non-recurrent")
+    with torch.no_grad():
+        network.softmax.bias[0] = 1e4
+    tokens = torch.zeros(9, dtype=torch.int32).numpy()
+    for samples in (20, 25):
+        scored = monte_carlo_log_probabilities(
+            network, tokens, 1, samples=samples, unrolled_steps=4
+        )
+        assert scored.tolist() == [0.0] * 8
 
 
 def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(dropped: Path) -> None:

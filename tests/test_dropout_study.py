@@ -82,5 +82,5 @@ def test_a_study_leaves_evidence_of_each_member_and_its_table(
 
     config = folder / "all-seed2" / "config.toml"
     config.write_text(config.read_text().replace('precision = "fp32"', 'precision = "bf16"'))
-    with pytest.raises(InputError, match="all-seed2: not comparable with .*all-seed1"):
+    with pytest.raises(InputError, match=r"all-seed2: not comparable with .*all-seed1"):
         reproduction_page.study_block(Path("results"))

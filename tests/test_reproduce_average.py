@@ -120,7 +120,7 @@ def test_killed_it_takes_its_members_along(checkout: Path) -> None:
             time.sleep(0.05)
         process.kill()
     for run in runs:
-        with locked(RunFolder(run).lock, wait=True):
+        with locked(RunFolder(run).lock, wait=NEVER):
             assert "stopped by SIGTERM" in run.with_suffix(".log").read_text()
 
 

@@ -87,11 +87,17 @@ def training(subject: Subject) -> Iterator[Task]:
     with _run(subject, TRAINING_TOKENS) as run, StopFlag() as stop:
 
         def steps(count: int) -> dict[str, float]:
-            before, targets = run.state.epoch_seconds, run.state.targets
-            train(run, stop, max_steps=run.step + count)
+            state = run.state
+            before, targets = state.epoch_seconds, state.targets
+            while count:
+                if state.windows_done == run.windows:
+                    state.windows_done = 0  # no epoch ends here: a validation is no step
+                part = min(count, run.windows - state.windows_done)
+                train(run, stop, max_steps=run.step + part)
+                count -= part
             return {
-                "seconds": run.state.epoch_seconds - before,
-                "words": run.state.targets - targets,
+                "seconds": state.epoch_seconds - before,
+                "words": state.targets - targets,
             }
 
         yield steps

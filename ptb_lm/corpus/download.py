@@ -6,7 +6,6 @@ memory (6 MB), each checked against its published size and sha256, and only then
 
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from tqdm import tqdm
 
 from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE, archive_members
 from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
-from ptb_lm.durable import durable_file, remove_partial_files
+from ptb_lm.durable import durable_file, durable_folder, remove_partial_files
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.lock import locked
+from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -40,8 +39,6 @@ RETRIES = 1
 BUDGET_SECONDS = 30.0
 ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".zip")
 CHUNK_BYTES = 1 << 16
-STAGING = ".ptb-"
-"""How the name of a folder begins that is not yet in its place."""
 
 tqdm.monitor_interval = 0  # no thread beside ours
 
@@ -72,10 +69,7 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         contents = _from_archive(Path(source), source)
     else:
         raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
-    try:
-        _install(contents, ptb_folder(data_dir))
-    except OSError as error:
-        raise PtbLmError(f"{ptb_folder(data_dir)}: cannot be written: {error.strerror}") from None
+    _install(contents, ptb_folder(data_dir), stop)
     read_ptb(data_dir)
     return ptb_folder(data_dir)
 
@@ -237,25 +231,15 @@ def _from_archive(path: Path, origin: str) -> Contents:
     return contents
 
 
-def _install(contents: Contents, folder: Path) -> None:
+def _install(contents: Contents, folder: Path, stop: StopFlag) -> None:
     """Put the files in place: a new folder all at once, into an existing one each file whole."""
-    data_dir = folder.parent
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with locked(data_dir, wait=True):
-        for leftover in data_dir.glob(f"{STAGING}*"):  # of a fetch that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        if folder.exists():
-            remove_partial_files(folder)
-            _write_files(contents, folder)
+    with place_held(folder, stop) as place:
+        if not place.exists():
+            with durable_folder(place) as new:
+                for name, data in contents.items():
+                    (new / name).write_bytes(data)
             return
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=STAGING) as staging:
-            staged = Path(staging) / folder.name
-            staged.mkdir()
-            _write_files(contents, staged)
-            staged.rename(folder)
-
-
-def _write_files(contents: Contents, folder: Path) -> None:
-    for name, data in contents.items():
-        with durable_file(folder / name) as file:
-            file.write(data)
+        remove_partial_files(place)
+        for name, data in contents.items():
+            with durable_file(place / name) as file:
+                file.write(data)

@@ -30,7 +30,7 @@ from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
 from ptb_lm.corpus.vocabulary import Numbers
-from ptb_lm.durable import durable_folder
+from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError
 from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
@@ -139,7 +139,7 @@ def prepare(
         },
     }
     _require_words(description["splits"], text.name)
-    with place_held(folder) as place:
+    with place_held(folder, stop) as place:
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
         with durable_folder(place, replace=overwrite) as new:
             _write(text, spelling, [split_file(new, split) for split in preparation.splits], stop)
@@ -152,8 +152,7 @@ def _require_free(folder: Path, sources: Sequence[Path], *, overwrite: bool) -> 
         return
     if not folder.is_dir():
         raise InputError(f"--out {folder}: not a folder; name a folder for the corpus")
-    place = folder.resolve()
-    if place in (Path.cwd(), *Path.cwd().parents):
+    if current_folder_is_in(folder):
         raise InputError(f"--out {folder}: the current folder is in it; name a folder of its own")
     names = sorted(entry.name for entry in folder.iterdir())
     if names and not overwrite:
@@ -167,7 +166,7 @@ def _require_free(folder: Path, sources: Sequence[Path], *, overwrite: bool) -> 
                 "folder"
             )
     for source in sources:
-        if source != STANDARD_INPUT and source.resolve().parent == place:
+        if source != STANDARD_INPUT and source.resolve().parent == folder.resolve():
             raise InputError(f"--out {folder}: {source} is in it and would go; name another folder")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ptb_lm.corpus.load import Corpus, data_directory, load_corpus
 from ptb_lm.corpus.ptb import is_installed
 from ptb_lm.corpus.splits import BUILT_IN
-from ptb_lm.durable import durable_folder
+from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.evaluate import PAPER_PROTOCOL, score_text, scored_text
 from ptb_lm.evaluation.exported_readme import exported_readme
@@ -94,7 +94,7 @@ def export(
     measured = _measured(model, checkpoint, directory, stop)
     stop.check()
     files[README] = exported_readme(checkpoint, measured, chosen.type, onnx=onnx).encode()
-    with place_held(folder):
+    with place_held(folder, stop):
         _require_place(folder, overwrite=overwrite)  # as another may have been quicker
         _write(files, folder, replace=overwrite)
     return Export([folder / name for name in files], measured)
@@ -106,6 +106,8 @@ def _require_place(folder: Path, *, overwrite: bool) -> None:
         return
     if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises of a name that is too long
         raise InputError(f"{folder}: not a folder; name a folder for the model")
+    if current_folder_is_in(folder):
+        raise InputError(f"{folder}: the current folder is in it; name a folder of its own")
     there = {entry.name for entry in folder.iterdir()}
     if not there:
         return

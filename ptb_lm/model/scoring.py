@@ -109,7 +109,7 @@ def monte_carlo_log_probabilities(
         for _ in range(samples):
             log_p = _score_text(network, tokens, unrolled_steps, every, stop)
             torch.logaddexp(total, log_p.double(), out=total)
-    return total - math.log(samples)
+    return (total - math.log(samples)).clamp(max=0)  # of certainty, rounding makes more than that
 
 
 @torch.no_grad()

@@ -130,6 +130,7 @@ class Run:
         """Write ``best.pt``: the weights alone."""
         checkpoint = self._checkpoint()
         if self.world.is_first:
+            self.folder.require_claim()
             save_checkpoint(checkpoint, self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:

@@ -56,6 +56,7 @@ class RunFolder:
         self.best = path / "best.pt"
         self.lock = path / ".lock"
         self.followers: list[Callable[[Record], None]] = []
+        self._is_claimed = False
 
     def scores(self, split: str) -> Path:
         """Return the file of the last weights' per-token scores of a split."""
@@ -134,7 +135,28 @@ class RunFolder:
             raise PtbLmError(f"{self.path}: cannot be created: {error.strerror}") from None
         with locked(self.lock):
             remove_partial_files(self.path)
-            yield
+            self._is_claimed = True
+            try:
+                yield
+            finally:
+                self._is_claimed = False
+
+    def require_claim(self) -> None:
+        """Raise PtbLmError if the folder was taken away, and another training's is in its place.
+
+        The lock went with the folder that was removed; files are written by their paths.
+        """
+        if not self._is_claimed:
+            return
+        try:
+            number = self.lock.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return  # no folder, no lock: nobody else's to write into
+        if number not in ("", str(os.getpid())):  # on a full disk there is no number
+            raise PtbLmError(
+                f"{self.path}: the folder was removed, and process {number} trains in a new one "
+                "of the same name; this training stops, and nothing more of it is kept"
+            )
 
     def clear(self) -> None:
         """Remove the files that this program writes.
@@ -225,6 +247,7 @@ class RunFolder:
         self._write_metrics("", flush=True)
 
     def _write_metrics(self, lines: str, *, flush: bool = False) -> None:
+        self.require_claim()
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(lines)

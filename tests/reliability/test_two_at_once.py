@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from promises import Tally
 from short_runs import SECONDS, Worker, ended, in_process, result, snapshot, start, workers
 
 from ptb_lm.errors import InputError
-from ptb_lm.lock import locked
+from ptb_lm.lock import locked, place_held
+from ptb_lm.stop import NEVER, StopFlag, Stopped
 
 HALFWAY = 40
 """A step in the second of two epochs of 29."""
@@ -154,6 +156,40 @@ def test_a_killed_training_lets_go_at_once(workplace: Path, tally: Tally) -> Non
             done(*train_arguments(run_dir, "--resume"))
         assert result(Path(run_dir)) == result(Path("alone"))
         tally.count("holders killed")
+
+
+@pytest.mark.promise("two at once")
+def test_a_training_whose_folder_was_replaced_writes_nothing_into_the_new_one(
+    workplace: Path, tally: Tally
+) -> None:
+    """Somebody removes the folder of a training at work and begins another of the same name."""
+    with workers(2) as (old, new):
+        old.tell(*train_arguments("run"), pause_at=HALFWAY)
+        old.expect("paused")
+        shutil.rmtree("run")
+        new.tell(*train_arguments("run"), pause_at=12)
+        new.expect("paused")
+        before = snapshot(Path("run"))
+        old.go_on()
+        outcome = old.outcome()
+        assert outcome.code == 1
+        assert f"process {new.number} trains in a new one" in outcome.err.splitlines()[-1]
+        assert snapshot(Path("run")) == before
+        new.go_on()
+        assert new.outcome().code == 0
+    assert result(Path("run")) == result(Path("alone"))
+    tally.count("folders replaced")
+
+
+def test_a_signal_ends_the_wait_for_another_writer(tmp_path: Path) -> None:
+    with locked(tmp_path), StopFlag() as stop:
+        asks_to_stop = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        asks_to_stop.start()
+        with pytest.raises(Stopped), place_held(tmp_path / "corpus", stop):
+            pass
+        asks_to_stop.join()
+    with place_held(tmp_path / "corpus", NEVER):
+        pass  # nothing is held any more
 
 
 def test_a_holder_that_has_not_yet_written_its_number_is_not_misnamed(tmp_path: Path) -> None:
