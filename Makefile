@@ -36,7 +36,7 @@ test: $(INSTALLED)
 
 # Installs nothing: the PyTorch that fits a machine's GPU is the machine's affair.
 test-cuda:
-	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests
+	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests/test_cuda.py
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
