@@ -73,7 +73,7 @@ def export(
         device: to measure the perplexities on.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``. Nothing is
             fetched.
-        stop: looked at while the data is read, and before each window that is scored.
+        stop: checked while the data is read, and before each window that is scored.
 
     Raises:
         InputError: there is no such model or device, it is damaged, there is something else in the

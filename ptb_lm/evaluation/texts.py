@@ -32,7 +32,7 @@ def tokens_of_split(
         model: with a vocabulary.
         split: ``train``, ``valid`` or ``test``.
         data_dir: the data folder.
-        stop: looked at between two files.
+        stop: checked between two files.
         otherwise: what a user can do without the data.
 
     Raises:
