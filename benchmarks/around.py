@@ -18,7 +18,7 @@ from evidence import show
 from ptb_lm.bench.timed_process import Spread
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import data_directory, load_corpus
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.training.environment import describe_environment
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     help_command = [sys.executable, "-m", "ptb_lm", "--help"]
     corpus = load_corpus("ptb", data_directory(None))
-    set_libraries("fp32")
+    configure_backends("fp32")
     network = LanguageModel(resolve("small").model, len(corpus.vocabulary))
     test = corpus.splits["test"]
     result = {

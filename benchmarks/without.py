@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from ptb_lm.bench import worker
 from ptb_lm.bench.timed_process import Spread, timed_process
-from ptb_lm.model import libraries, network, recording
-from ptb_lm.training import loop, recorded_steps, steps
+from ptb_lm.model import backends, cuda_graph, network
+from ptb_lm.training import graph_steps, loop, steps
 from ptb_lm.training.environment import describe_environment
 
 
 def default_products() -> None:
     """Leave the products to PyTorch's default, MKL."""
-    libraries._is_amd = lambda: False
+    backends._is_amd = lambda: False
 
 
 def fresh_buffers() -> None:
     """Leave large buffers to glibc's own ways."""
-    libraries._keep_large_buffers = lambda: None  # type: ignore[assignment]
+    backends._keep_large_buffers = lambda: None  # type: ignore[assignment]
 
 
 def dense_embedding() -> None:
@@ -47,7 +47,7 @@ def cross_entropy() -> None:
         )
         return nll_sum / (streams or targets.shape[1])
 
-    steps.window_objective = recorded_steps.window_objective = objective  # type: ignore
+    steps.window_objective = graph_steps.window_objective = objective  # type: ignore
 
 
 def pytorchs_dropout() -> None:
@@ -57,17 +57,17 @@ def pytorchs_dropout() -> None:
 
 def launched_one_by_one() -> None:
     """Launch each operation of a step by itself, in the same step."""
-    recording.record_cuda_graph = lambda work: work
+    cuda_graph.capture_cuda_graph = lambda work: work
 
 
 def plain_widths() -> None:
     """Leave the widths as they are."""
-    recorded_steps.WIDTH_MULTIPLE = 1
+    graph_steps.WIDTH_MULTIPLE = 1
 
 
 def plain_steps() -> None:
     """Take the steps of a CPU, which wait for the device twice each."""
-    loop.RecordedSteps = steps.EagerSteps  # type: ignore
+    loop.GraphSteps = steps.EagerSteps  # type: ignore
 
 
 ON_CPU: dict[str, Callable[[], None]] = {

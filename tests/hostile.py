@@ -184,12 +184,12 @@ def serve(usual: list[list[str]]) -> None:
     os.dup2(2, 1)
     from cli_support import done, ptb_lm
 
-    from ptb_lm.model.libraries import set_libraries
+    from ptb_lm.model.backends import configure_backends
 
     for arguments in usual:
         done(*arguments)
     guard = _Guard()
-    set_libraries("fp32")  # which calls into the C library, once in a process
+    configure_backends("fp32")  # which calls into the C library, once in a process
     sys.addaudithook(guard.hear)
     size = _memory("VmSize")
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))

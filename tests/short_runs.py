@@ -209,15 +209,15 @@ from ptb_lm.training.progress import Progress
 import ptb_lm.evaluation.evaluate, ptb_lm.report.summary
 
 pause_at = 0
-steps_are_done = Progress.steps_are_done
+advance = Progress.advance
 
 def pausing(progress, count, rate):
-    steps_are_done(progress, count, rate)
+    advance(progress, count, rate)
     if progress.run.step == pause_at:
         print(json.dumps("paused"), file=answers, flush=True)
         sys.stdin.readline()
 
-Progress.steps_are_done = pausing
+Progress.advance = pausing
 print(json.dumps("ready"), file=answers, flush=True)
 for line in sys.stdin:
     folder, pause_at, arguments = json.loads(line)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import done
-from test_recorded_steps import figures
+from test_graph_steps import figures
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
 
@@ -27,14 +27,14 @@ from ptb_lm.errors import PtbLmError
 from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
-from ptb_lm.model import recording, scoring
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model import cuda_graph, scoring
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.network import Dropout, LanguageModel
 from ptb_lm.model.objective import window_objective
 from ptb_lm.stop import NEVER
-from ptb_lm.training import loop, recorded_steps
+from ptb_lm.training import graph_steps, loop
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.recorded_steps import RecordedSteps
+from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.steps import EagerSteps
 
@@ -67,7 +67,7 @@ def test_a_seed_gives_the_numbers_of_the_cpu(corpus_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("hidden_size", "dropout"), [(10, 0.0), (16, 0.0), (16, 0.5)])
-def test_recorded_and_eager_steps_give_the_same_numbers_in_float32(
+def test_captured_and_eager_steps_give_the_same_numbers_in_float32(
     corpus_folder: Path,
     tmp_path: Path,
     hidden_size: int,
@@ -77,10 +77,10 @@ def test_recorded_and_eager_steps_give_the_same_numbers_in_float32(
     config = on(
         "cuda", make_config(corpus_folder, model__hidden_size=hidden_size, model__dropout=dropout)
     )
-    recorded = trained(config, tmp_path / "recorded")
+    captured = trained(config, tmp_path / "captured")
     monkeypatch.setattr(loop, "steps_of", EagerSteps)
     eager = trained(config, tmp_path / "eager")
-    for ours, theirs in zip(figures(recorded), figures(eager), strict=True):
+    for ours, theirs in zip(figures(captured), figures(eager), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_masks_change_from_replay_to_replay_and_follow_the_seed() -> None:
     ones = torch.ones(40, 50, device="cuda")
     kept = torch.zeros_like(ones)
     torch.manual_seed(1)
-    replay = recording.record_cuda_graph(lambda: kept.copy_(drop(ones)))
+    replay = cuda_graph.capture_cuda_graph(lambda: kept.copy_(drop(ones)))
 
     def masks(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
@@ -112,7 +112,7 @@ def test_no_step_waits_for_the_device(corpus_folder: Path, tmp_path: Path) -> No
     with open_run(on("cuda", make_config(corpus_folder)), Path(), tmp_path / "run") as run:
         run.network.train()
         run.state.hidden = run.network.zero_state(5)
-        steps = RecordedSteps(run)
+        steps = GraphSteps(run)
         torch.cuda.synchronize()
         with waits_are_errors():
             for _ in range(20):
@@ -130,23 +130,23 @@ def waits_are_errors() -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_after_work_that_cannot_be_recorded_all_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    """What reads a value back cannot be recorded; random numbers are still to be had then."""
+def test_after_work_that_cannot_be_captured_all_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """What reads a value back cannot be captured; random numbers are still to be had then."""
     ones = torch.ones(8, device="cuda")
     stream = torch.cuda.current_stream()
-    work = recording.record(lambda: ones.sum().item() + torch.rand(1, device="cuda").item())
-    assert "no CUDA graph can be recorded here" in caplog.text
+    work = cuda_graph.captured(lambda: ones.sum().item() + torch.rand(1, device="cuda").item())
+    assert "no CUDA graph can be captured here" in caplog.text
     caplog.clear()
     assert torch.cuda.current_stream() == stream
     assert 8 <= work() < 9
-    replay = recording.record_cuda_graph(lambda: torch.rand(4, device="cuda"))
+    replay = cuda_graph.capture_cuda_graph(lambda: torch.rand(4, device="cuda"))
     assert not torch.equal(replay().clone(), replay())
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn-tanh"])
 def test_bf16_keeps_what_float16_has_no_room_for(cell: str) -> None:
     """Inputs of 1e-7, which float16 rounds to nothing: to bfloat16 they are as good as any."""
-    set_libraries("bf16")
+    configure_backends("bf16")
     torch.manual_seed(1)
     config = resolve("small", [f"model.cell={cell}", "model.layers=1"]).model
     network = LanguageModel(config, 50, "bf16").cuda().eval()
@@ -162,25 +162,25 @@ def test_bf16_keeps_what_float16_has_no_room_for(cell: str) -> None:
         theirs, _ = exact.top_layer(words, exact.zero_state(4))
     error = float((ours.cpu().double() - theirs).norm() / theirs.norm())
     assert 1e-4 < error < 2e-2
-    set_libraries("fp32")
+    configure_backends("fp32")
 
 
-def test_recorded_scoring_scores_as_plain_scoring_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_scoring_scores_as_plain_scoring_does(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
-    set_libraries("fp32")
+    configure_backends("fp32")
     network = LanguageModel(resolve("small").model, 300).cuda()
     tokens = np.random.default_rng(1).integers(300, size=25_000).astype("int32")
     for streams in (1, 20):
-        recorded = scoring.target_log_probabilities(network, tokens, streams)
+        captured = scoring.target_log_probabilities(network, tokens, streams)
         with monkeypatch.context() as patch:
-            patch.setattr(scoring, "recording_pays", lambda device, windows: False)
+            patch.setattr(scoring, "capture_pays", lambda device, windows: False)
             plain = scoring.target_log_probabilities(network, tokens, streams)
-        torch.testing.assert_close(recorded, plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(captured, plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("error")  # as of weights that do not lie in one piece
 def test_the_ways_that_adapt_give_the_numbers_of_the_cpu() -> None:
-    set_libraries("fp32")
+    configure_backends("fp32")
     network = LanguageModel(resolve("small").model, vocabulary_size=50)
     tokens = np.random.default_rng(1).integers(0, 50, 203).astype(np.int32)
     cache = Cache(60, theta=0.5, weight=0.2)
@@ -201,7 +201,7 @@ def test_the_ways_that_adapt_give_the_numbers_of_the_cpu() -> None:
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.0), ("tf32", 1e-5)])
 def test_the_lstm_and_the_softmax_round_alike(precision: str, least: float) -> None:
     """Against float64 on the CPU, in the shares of their own norms."""
-    set_libraries(precision)
+    configure_backends(precision)
     torch.manual_seed(1)
     x = torch.randn(35, 20, 640)
     for part in (torch.nn.LSTM(640, 640), torch.nn.Linear(640, 10_000)):
@@ -211,7 +211,7 @@ def test_the_lstm_and_the_softmax_round_alike(precision: str, least: float) -> N
         exact, ours = (out[0] if isinstance(out, tuple) else out for out in (exact, ours))
         error = float((ours.cpu().double() - exact).norm() / exact.norm())
         assert least < error < (1e-5 if precision == "fp32" else 1e-2)
-    set_libraries("fp32")
+    configure_backends("fp32")
 
 
 def test_a_step_without_a_number_is_named_and_updates_nothing(
@@ -299,6 +299,6 @@ def test_one_recording_serves_every_epoch_and_rate(
         calls.append(1)
         return window_objective(logits, targets)
 
-    monkeypatch.setattr(recorded_steps, "window_objective", counted)
+    monkeypatch.setattr(graph_steps, "window_objective", counted)
     trained(on("cuda", make_config(corpus_folder)), tmp_path / "run")
-    assert len(calls) == recording.WARM_UP + 1  # in 27 steps
+    assert len(calls) == cuda_graph.WARM_UP + 1  # in 27 steps

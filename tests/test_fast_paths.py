@@ -5,10 +5,10 @@ import stock
 import torch
 
 from ptb_lm.config import resolve
-from ptb_lm.model import libraries
+from ptb_lm.model import backends
 from ptb_lm.model import network as network_module
+from ptb_lm.model.backends import MAX_MATMUL_ERROR, configure_backends, matmul_error, matmul_routes
 from ptb_lm.model.layers import layer_weights
-from ptb_lm.model.libraries import GREATEST_ERROR, product_error, product_routes, set_libraries
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import window_objective
 from ptb_lm.model.state import detach
@@ -20,25 +20,25 @@ V, T, B = 300, 12, 5
 @pytest.mark.parametrize("preset", ["small", "medium", "large"])
 def test_products_in_float32_are_of_float32_precision(preset: str) -> None:
     """The products of a window: of the softmax and its gradients, of a layer, of a step."""
-    set_libraries("fp32")
+    configure_backends("fp32")
     config = resolve(preset)
     hidden, streams = config.model.hidden_size, config.training.batch_size
     for m, k, n in ((400, hidden, 1000), (400, 1000, hidden), (streams, hidden, 4 * hidden)):
-        assert product_error(m, k, n) < GREATEST_ERROR
+        assert matmul_error(m, k, n) < MAX_MATMUL_ERROR
 
 
 def test_a_product_rounded_to_bfloat16_would_be_seen() -> None:
     """The probe that decides between the routes tells float32 from what is rounded."""
-    assert product_error() < GREATEST_ERROR
+    assert matmul_error() < MAX_MATMUL_ERROR
     with torch.autocast("cpu", torch.bfloat16):
-        assert product_error() > 1000 * GREATEST_ERROR
-    assert set(product_routes()) >= {"ieee"}
+        assert matmul_error() > 1000 * MAX_MATMUL_ERROR
+    assert set(matmul_routes()) >= {"ieee"}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_200_steps_are_those_of_pytorchs_own_parts(dropout: float) -> None:
     """The same weights, words and masks: each objective within 1e-5, by both in float32."""
-    set_libraries("fp32")
+    configure_backends("fp32")
     changes = [f"model.dropout={dropout}", "model.hidden_size=24"]
     model = resolve("small", changes).model
     torch.manual_seed(2)
@@ -94,8 +94,8 @@ def test_the_rows_of_words_that_a_window_has_twice_are_one_in_the_norm() -> None
 def test_to_look_for_a_kernel_takes_none_of_a_training_s_random_numbers() -> None:
     """Else a resumed run, which looks anew, would go on with other masks."""
     before = torch.get_rng_state()
-    libraries.has_bfloat16_lstm.cache_clear()
-    libraries.has_bfloat16_lstm()
+    backends.has_bfloat16_lstm.cache_clear()
+    backends.has_bfloat16_lstm()
     assert torch.get_rng_state().equal(before)
 
 

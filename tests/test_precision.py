@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptb_lm.config import resolve
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.training.environment import settled
 
 backends: Any = torch.backends
@@ -40,8 +40,8 @@ def test_auto_is_tf32_on_cuda_and_float32_elsewhere_and_names_the_run(
 @pytest.mark.parametrize(("precision", "rounding"), [("tf32", "tf32"), ("fp32", "ieee")])
 def test_the_lstm_and_the_softmax_round_alike(precision: str, rounding: str) -> None:
     """PyTorch's defaults would have them differ on CUDA."""
-    set_libraries("fp32" if precision == "tf32" else "tf32")
-    set_libraries(precision)
+    configure_backends("fp32" if precision == "tf32" else "tf32")
+    configure_backends(precision)
     assert backends.cuda.matmul.fp32_precision == rounding
     assert backends.cudnn.rnn.fp32_precision == rounding
-    set_libraries("fp32")
+    configure_backends("fp32")

@@ -18,7 +18,7 @@ from ptb_lm.training import progress
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
 from ptb_lm.training.state import TrainingState
-from ptb_lm.training.world import ALONE
+from ptb_lm.training.world import SINGLE_PROCESS
 
 STEPS = 29  # of an epoch
 
@@ -38,10 +38,10 @@ def test_the_line_of_an_epoch_fits_80_columns(caplog: pytest.LogCaptureFixture) 
     """With figures as long as they usually are, on a machine that is quick."""
     caplog.set_level(logging.INFO)
     state = TrainingState(epochs_done=9, seconds=9 * 3600.0)
-    run = SimpleNamespace(state=state, config=resolve("small"), windows=2323, world=ALONE)
+    run = SimpleNamespace(state=state, config=resolve("small"), windows=2323, world=SINGLE_PROCESS)
     record = {"train/perplexity": 639.114, "valid/perplexity": 558.561, "lr": 0.001953}
     with Progress(cast(Run, run)) as bar:
-        bar.epoch_is_done({**record, "words_per_second": 19_726.4})
+        bar.finish_epoch({**record, "words_per_second": 19_726.4})
     (line,) = caplog.messages
     assert line == (
         "epoch  9/13  train 639.11  valid 558.56  lr 0.00195  19,726 words/s  eta 4:00:00"

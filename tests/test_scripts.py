@@ -82,14 +82,14 @@ def test_a_run_leaves_its_evidence_and_its_line_in_the_table(
 def test_a_stopped_run_goes_on_by_the_same_command(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = progress.Progress.steps_are_done
+    done = progress.Progress.advance
 
     def stop_after_three(self: progress.Progress, count: int, rate: float) -> None:
         done(self, count, rate)
         if self.run.step == 3:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(progress.Progress, "steps_are_done", stop_after_three)
+    monkeypatch.setattr(progress.Progress, "advance", stop_after_three)
     with pytest.raises(SystemExit) as stopped:
         reproduce.reproduce()
     assert stopped.value.code == 143

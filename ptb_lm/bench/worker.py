@@ -23,7 +23,7 @@ import torch
 
 from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.splits import SPLITS
-from ptb_lm.model.libraries import product_routes, set_libraries
+from ptb_lm.model.backends import configure_backends, matmul_routes
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
@@ -150,8 +150,8 @@ def limit(subject: Subject) -> Iterator[Task]:
     config, device = subject.config(), subject.device
     hidden, streams = config.model.hidden_size, config.training.batch_size
     window = config.training.unrolled_steps * streams
-    set_libraries(subject.precision)
-    routes, backends = product_routes(), cast(Any, torch.backends)
+    configure_backends(subject.precision)
+    routes, backends = matmul_routes(), cast(Any, torch.backends)
     if device == "cuda":
         routes = routes[:1]  # they are the CPU's
     kind: Any = {

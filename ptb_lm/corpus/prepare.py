@@ -29,7 +29,7 @@ from ptb_lm.corpus.reading import (
 from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
-from ptb_lm.corpus.vocabulary import Numbers
+from ptb_lm.corpus.vocabulary import WordIds
 from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError
 from ptb_lm.lock import place_held
@@ -196,7 +196,7 @@ class _Text:
             InputError: one of them is no text, or there are too few lines.
             Stopped: a signal came.
         """
-        numbers, buffer = Numbers({LINE_END: LINE_END_NUMBER}), TokenBuffer()
+        numbers, buffer = WordIds({LINE_END: LINE_END_NUMBER}), TokenBuffer()
         lines = 0
         for source in sources:
             for words in read_words(source, stop, LINE_END):

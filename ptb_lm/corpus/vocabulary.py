@@ -63,7 +63,7 @@ class Vocabulary:
         return count_token(tokens, self.index[UNK]) / len(tokens)
 
 
-class Numbers(dict[str, int]):
+class WordIds(dict[str, int]):
     """Numbers the words that it is asked for, from 0, in the order in which they first come."""
 
     def __missing__(self, word: str) -> int:
@@ -84,7 +84,7 @@ def encode_training_text(batches: Iterable[Sequence[str]]) -> tuple[Vocabulary, 
     Returns:
         the vocabulary, and the tokens, (N,), in memory 4 bytes each.
     """
-    numbers, buffer = Numbers(), TokenBuffer()
+    numbers, buffer = WordIds(), TokenBuffer()
     for words in batches:
         buffer.append(numbers.encode(words))
     tokens = buffer.joined()

@@ -177,7 +177,7 @@ def gradient_mean_squares(
         logits, hidden = network(inputs, detach(hidden))  # (T, B, V)
         window_objective(logits, targets).backward()  # type: ignore[no-untyped-call]
         for name, parameter in network.named_parameters():
-            rows, gradient = taken_gradient(parameter)
+            rows, gradient = pop_gradient(parameter)
             mean_squares[name][rows] += gradient.square()
     for mean_square in mean_squares.values():
         mean_square /= segments
@@ -198,7 +198,7 @@ def differentiable_copy(network: LanguageModel) -> LanguageModel:
     return network
 
 
-def taken_gradient(parameter: nn.Parameter) -> tuple[Tensor | slice, Tensor]:
+def pop_gradient(parameter: nn.Parameter) -> tuple[Tensor | slice, Tensor]:
     """Take a parameter's gradient from it.
 
     Returns:
@@ -270,7 +270,7 @@ class AdaptiveNetwork:
     def _update(self) -> None:
         self.updates += 1
         for name, parameter in self.copy.named_parameters():
-            rows, gradient = taken_gradient(parameter)
+            rows, gradient = pop_gradient(parameter)
             trained, pace = self._trained[name], self.paces[name]
             if isinstance(rows, slice):
                 parameter.lerp_(trained, pace.decay).addcmul_(gradient, pace.step, value=-1)

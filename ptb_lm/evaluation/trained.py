@@ -12,7 +12,7 @@ from torch import Tensor
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device
@@ -45,7 +45,7 @@ class TrainedModel:
             PtbLmError: memory does not suffice.
         """
         with memory_errors_explained(self.config, "nothing was written"):
-            set_libraries(self.config.run.precision)
+            configure_backends(self.config.run.precision)
             yield self.network
 
 

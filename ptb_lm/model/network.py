@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ptb_lm.config import PLACES, ModelConfig
-from ptb_lm.model.cells import CELLS, State, cell_step
-from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
-from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
-from ptb_lm.model.libraries import (
+from ptb_lm.model.backends import (
     has_bfloat16_layers_on_cuda,
     has_bfloat16_lstm,
     require_headroom,
 )
+from ptb_lm.model.cells import CELLS, State, cell_step
+from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
+from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 

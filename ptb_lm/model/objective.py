@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptb_lm.model.libraries import require_headroom
+from ptb_lm.model.backends import require_headroom
 
 
 def window_objective(logits: Tensor, targets: Tensor, streams: int | None = None) -> Tensor:

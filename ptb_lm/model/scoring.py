@@ -19,10 +19,10 @@ from ptb_lm.corpus.batching import (
     widened,
 )
 from ptb_lm.corpus.tokens import TokenIds
+from ptb_lm.model.cuda_graph import captured
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.padding import copy_state_
-from ptb_lm.model.recording import record
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState, first_streams
 from ptb_lm.stop import NEVER, StopFlag
@@ -193,8 +193,8 @@ def _score_text(
     hidden = network.zero_state(share.streams)
     score: ScoreWindow = partial(_score_window, network, text)
     score_whole = score
-    if recording_pays(device, windows=len(scores) // (max_steps * share.total)):
-        score_whole = _recorded(score, shape, hidden)
+    if capture_pays(device, windows=len(scores) // (max_steps * share.total)):
+        score_whole = _captured(score, shape, hidden)
     for places in evaluation_windows(len(scores), share.total, max_steps):  # (T, B)
         stop.check()
         places = share.of(places, dim=1)
@@ -227,23 +227,23 @@ def _score_window(
     return log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2), hidden
 
 
-def recording_pays(device: torch.device, windows: int) -> bool:
-    """Whether so many windows of a text are worth the few that a recording takes."""
+def capture_pays(device: torch.device, windows: int) -> bool:
+    """Whether so many windows of a text are worth the few that a capture takes."""
     return device.type == "cuda" and windows >= 10
 
 
-def _recorded(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -> ScoreWindow:
+def _captured(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -> ScoreWindow:
     """Record the scoring of windows of one shape; what it returns holds until the next one."""
     held_places = torch.zeros(shape, dtype=torch.int64, device=hidden[0][0].device)
     held = [tuple(part.clone() for part in layer) for layer in hidden]
-    replay = record(lambda: score(held_places, held))
+    replay = captured(lambda: score(held_places, held))
 
-    def score_recorded(places: Tensor, before: HiddenState) -> tuple[Tensor, HiddenState]:
+    def score_captured(places: Tensor, before: HiddenState) -> tuple[Tensor, HiddenState]:
         held_places.copy_(places)
         copy_state_(held, before)
         return replay()
 
-    return score_recorded
+    return score_captured
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
+from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.progress import Progress
-from ptb_lm.training.recorded_steps import RecordedSteps
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
@@ -42,17 +42,17 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
     steps = steps_of(run)
     with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
-            progress.epoch_begins()
+            progress.start_epoch()
             rate = learning_rate(training, state.epochs_done + 1)
             if state.windows_done == 0:
                 state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
                 count = min(steps.stride, _steps_to_next_record(run, max_steps))
                 norm = steps.take(count, rate)
-                progress.steps_are_done(count, rate)
+                progress.advance(count, rate)
                 if run.step % run.config.run.log_steps == 0:
                     run.record_metrics({**_record(run, rate), "gradient_norm": norm})
-                if run.world.first_says(run.checkpoint_is_due):
+                if run.world.broadcast_flag(run.checkpoint_is_due):
                     run.save()
                 if run.step == max_steps:
                     return
@@ -69,17 +69,19 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
     """
     tokens = run.corpus.splits["valid"]
     scores = target_log_probabilities(run.network, tokens, run.share.total, stop, run.share)
-    run.world.sum_(scores)
+    run.world.all_reduce_(scores)
     nll = nll_sum(scores)
     if not math.isfinite(nll):
-        raise run.diverged(f"after step {run.step:,} the NLL of the validation text is {nll}")
+        raise run.divergence_error(
+            f"after step {run.step:,} the NLL of the validation text is {nll}"
+        )
     return perplexity(nll, len(scores))
 
 
 def steps_of(run: Run) -> Steps:
     """Return the fastest way to make the steps of a run on its device."""
     eager = run.columns.device.type == "cpu" or run.world.size > 1
-    return EagerSteps(run) if eager else RecordedSteps(run)
+    return EagerSteps(run) if eager else GraphSteps(run)
 
 
 def _steps_to_next_record(run: Run, max_steps: int | None) -> int:
@@ -117,8 +119,8 @@ def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> 
     began = time.perf_counter()
     valid_perplexity = validation_perplexity(run, stop)
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
-    state.epoch_is_done(valid_perplexity, time.perf_counter() - began)
-    progress.epoch_is_done(record)
+    state.finish_epoch(valid_perplexity, time.perf_counter() - began)
+    progress.finish_epoch(record)
     run.record_metrics({**record, "seconds": state.seconds})
     if state.best_epoch == state.epochs_done:
         run.save_best()

@@ -48,7 +48,7 @@ class Progress:
     ) -> None:
         self.bar.close()
 
-    def epoch_begins(self) -> None:
+    def start_epoch(self) -> None:
         """Set the bar to where the epoch stands."""
         self.bar.reset()
         # What was done before does not count for the rate.
@@ -56,7 +56,7 @@ class Progress:
         self.bar.set_postfix_str("", refresh=False)
         self.bar.set_description(self._epoch)
 
-    def steps_are_done(self, count: int, rate: float) -> None:
+    def advance(self, count: int, rate: float) -> None:
         """Move the bar on, or say where the training is if nothing was said for long.
 
         Args:
@@ -84,7 +84,7 @@ class Progress:
         epochs = self.run.config.training.epochs
         return f"epoch {self.run.state.epochs_done + 1:>{len(str(epochs))}}/{epochs}"
 
-    def epoch_is_done(self, record: Record) -> None:
+    def finish_epoch(self, record: Record) -> None:
         """Write the epoch's line from its metrics: no more than 80 columns."""
         state, epochs = self.run.state, self.run.config.training.epochs
         remaining = state.seconds / state.epochs_done * (epochs - state.epochs_done)

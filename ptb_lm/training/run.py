@@ -14,7 +14,7 @@ from ptb_lm.config import Config
 from ptb_lm.corpus.batching import require_columns, training_columns, windows_per_epoch
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.model.share import Share
 from ptb_lm.stop import NEVER, StopFlag
@@ -30,7 +30,7 @@ from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError
-from ptb_lm.training.world import ALONE, World
+from ptb_lm.training.world import SINGLE_PROCESS, World
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Run:
     state: TrainingState = field(default_factory=TrainingState)
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
     @property
     def share(self) -> Share:
@@ -91,7 +91,7 @@ class Run:
         """Whether the last one is older than the config has it."""
         return time.monotonic() - self.saved_at >= 60 * self.config.run.checkpoint_minutes
 
-    def diverged(self, what: str) -> PtbLmError:
+    def divergence_error(self, what: str) -> PtbLmError:
         """Return the error of a training whose figures are no longer numbers.
 
         Args:
@@ -118,12 +118,12 @@ class Run:
                 that is no good never replaces one that is.
         """
         checkpoint = self._checkpoint()
-        checkpoint.state = replace(self.state, hidden=self.world.all_streams(self.state.hidden))
+        checkpoint.state = replace(self.state, hidden=self.world.gather_streams(self.state.hidden))
         checkpoint.random_states = random_states()
         if self.world.is_first:
             self.folder.flush_metrics()
             save_checkpoint(checkpoint, self.folder.last, previous=self.folder.previous)
-        self.world.wait()  # nobody goes away, or on, without it
+        self.world.barrier()  # nobody goes away, or on, without it
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def save_best(self) -> None:
@@ -138,7 +138,7 @@ class Run:
             each for weight in self.network.parameters() for each in weight.detach().aminmax()
         ]
         if not torch.stack(extremes).isfinite().all():
-            raise self.diverged(f"after step {self.step:,} the weights are not finite")
+            raise self.divergence_error(f"after step {self.step:,} the weights are not finite")
         return Checkpoint(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
@@ -175,7 +175,7 @@ def open_run(
     folder.require_usable(resume=resume, overwrite=overwrite)  # known before the corpus is read
     device, config = choose_device(config.run.device), settled(config)
     with memory_errors_explained(config, f"the checkpoints in {path} are as they were"):
-        set_libraries(config.run.precision, deterministic=config.run.deterministic)
+        configure_backends(config.run.precision, deterministic=config.run.deterministic)
         corpus = load_corpus(config.run.data, data_dir, stop)
         run = new_run(config, corpus, folder, device)
         begins_anew = not (resume and folder.resumable)

@@ -10,7 +10,7 @@ import torch
 from ptb_lm.config import Config
 from ptb_lm.corpus.load import load_corpus
 from ptb_lm.errors import InputError
-from ptb_lm.model.libraries import set_libraries
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag, Stopped
 from ptb_lm.training.environment import choose_device
@@ -62,7 +62,7 @@ def open_shared_run(
             state = replace(run.state, hidden=_moved(run.state.hidden, torch.device("cpu")))
             return _Opened(run.config, run.corpus.sha256, state, run.saved_step)
 
-        opened = world.from_first(open_first)
+        opened = world.broadcast_result(open_first)
         if not own:
             assurance = f"the checkpoints in {path} are as they were"
             stack.enter_context(memory_errors_explained(opened.config, assurance))
@@ -79,7 +79,7 @@ def _joined(opened: _Opened, data_dir: Path, folder: RunFolder, stop: StopFlag) 
     """Build in another process the run that the first one has opened, but for its weights."""
     options = opened.config.run
     device = choose_device(options.device)
-    set_libraries(options.precision, deterministic=options.deterministic)
+    configure_backends(options.precision, deterministic=options.deterministic)
     corpus = load_corpus(options.data, data_dir, stop)
     if corpus.sha256 != opened.corpus_sha256:
         raise InputError(
@@ -101,12 +101,12 @@ def _take_share(run: Run, world: World) -> None:
         tuple(share.of(part, dim=0).contiguous() for part in layer) for layer in run.state.hidden
     ]
     run.network.take_share(share)
-    world.copy_from_first_(weight.detach() for weight in run.network.parameters())
+    world.broadcast_(weight.detach() for weight in run.network.parameters())
     # The same numbers are drawn everywhere, for all streams: the masks do not depend on how many
     # processes there are.
     on_gpu = run.columns.device.type == "cuda"
     generator = torch.cuda if on_gpu else torch
-    generator.set_rng_state(world.from_first(generator.get_rng_state))
+    generator.set_rng_state(world.broadcast_result(generator.get_rng_state))
 
 
 def _moved(hidden: HiddenState, device: torch.device) -> HiddenState:

@@ -43,7 +43,7 @@ class TrainingState:
     best_valid_perplexity: float = float("inf")
     last_valid_perplexity: float = float("inf")
 
-    def windows_are_done(
+    def add_windows(
         self, count: int, nll_sum: float, targets: int, hidden: HiddenState, seconds: float
     ) -> None:
         """Count windows.
@@ -61,7 +61,7 @@ class TrainingState:
         self.hidden = hidden
         self.epoch_seconds += seconds
 
-    def epoch_is_done(self, valid_perplexity: float, validation_seconds: float) -> None:
+    def finish_epoch(self, valid_perplexity: float, validation_seconds: float) -> None:
         """Count an epoch, and begin the next with nothing counted of it."""
         self.epochs_done += 1
         self.seconds += self.epoch_seconds + validation_seconds

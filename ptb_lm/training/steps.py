@@ -64,15 +64,15 @@ class EagerSteps:
         logits, hidden = network(inputs, state.hidden)  # (T, B, V)
         objective = window_objective(logits, targets, streams)
         objective.backward()  # type: ignore[no-untyped-call]
-        self.run.world.sum_gradients_(network.parameters())
-        self.run.world.sum_(objective.detach())
+        self.run.world.all_reduce_gradients_(network.parameters())
+        self.run.world.all_reduce_(objective.detach())
         norm = gradient_norm(network.parameters())
         require_finite(self.run, rate, objective, norm)
         update_rate = rate * clip_factor(norm, training.clip_norm)
         sgd_step_(network.parameters(), update_rate, training.weight_decay)
         nll_sum = objective.item() * streams  # waits for the device
         seconds = time.perf_counter() - began
-        state.windows_are_done(1, nll_sum, steps * streams, detach(hidden), seconds)
+        state.add_windows(1, nll_sum, steps * streams, detach(hidden), seconds)
         return norm
 
 
@@ -85,12 +85,12 @@ def require_finite(run: Run, rate: float, objective: Tensor, norm: Tensor) -> No
         PtbLmError: naming the step, both values, and what there is to go back to.
     """
     if not torch.isfinite(objective + norm):  # one read-back from the device
-        raise not_a_number(run, run.step + 1, rate, objective.item(), norm.item())
+        raise non_finite_error(run, run.step + 1, rate, objective.item(), norm.item())
 
 
-def not_a_number(run: Run, step: int, rate: float, objective: float, norm: float) -> PtbLmError:
+def non_finite_error(run: Run, step: int, rate: float, objective: float, norm: float) -> PtbLmError:
     """Return the error of a step whose update was not made."""
-    return run.diverged(
+    return run.divergence_error(
         f"in step {step:,} the objective is {objective:.6g}, the gradient norm {norm:.6g}, "
         f"the learning rate {rate:.6g}; the weights were not updated"
     )

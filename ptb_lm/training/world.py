@@ -63,7 +63,7 @@ class World:
         first = self.rank * each + min(self.rank, longer)
         return Share(first, first + each + (self.rank < longer), streams)
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_result(self, make: Callable[[], T]) -> T:
         """Return to every process what the first one makes.
 
         Raises:
@@ -71,32 +71,32 @@ class World:
         """
         return make()
 
-    def first_says(self, answer: bool) -> bool:
+    def broadcast_flag(self, answer: bool) -> bool:
         """Return the first process's answer to every process."""
         return answer
 
-    def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Put the sum of all processes' gradients in the place of each, the same bits in all."""
 
-    def sum_(self, values: Tensor) -> None:
+    def all_reduce_(self, values: Tensor) -> None:
         """Put the sum of all processes' values in the place of each."""
 
-    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Put the first process's values in the place of the others'."""
 
-    def all_streams(self, hidden: HiddenState) -> HiddenState:
+    def gather_streams(self, hidden: HiddenState) -> HiddenState:
         """Join the states of all processes' streams: (B, H) each."""
         return hidden
 
     def shared(self, stop: StopFlag) -> StopFlag:
-        """Return a flag that is up where that of any process is; all look at it at once."""
+        """Return a flag that is up where that of any process is; all check it at once."""
         return stop
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when every process has come here."""
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 class TorchrunWorld(World):
@@ -105,35 +105,35 @@ class TorchrunWorld(World):
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """See :meth:`World.from_first`."""
+    def broadcast_result(self, make: Callable[[], T]) -> T:
+        """See :meth:`World.broadcast_result`."""
         if not self.is_first:
-            made = self._object_from_first(None)
+            made = self._broadcast_object(None)
             if isinstance(made, _Failure):
                 raise SystemExit(made.exit_code)
             return cast(T, made)
         try:
             value = make()
         except BaseException as error:
-            self._object_from_first(_Failure(getattr(error, "exit_code", 1)))
+            self._broadcast_object(_Failure(getattr(error, "exit_code", 1)))
             raise
-        self._object_from_first(value)
+        self._broadcast_object(value)
         return value
 
-    def _object_from_first(self, value: Any) -> Any:
+    def _broadcast_object(self, value: Any) -> Any:
         box = [value]
         with _connected(self.rank):
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def first_says(self, answer: bool) -> bool:
-        """See :meth:`World.first_says`."""
+    def broadcast_flag(self, answer: bool) -> bool:
+        """See :meth:`World.broadcast_flag`."""
         said = torch.tensor(float(answer and self.is_first))
-        self.sum_(said)
+        self.all_reduce_(said)
         return bool(said)
 
-    def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
-        """See :meth:`World.sum_gradients_`."""
+    def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
+        """See :meth:`World.all_reduce_gradients_`."""
         with _connected(self.rank):
             under_way = []
             for parameter in parameters:
@@ -162,19 +162,19 @@ class TorchrunWorld(World):
             torch.cat(all_words)[None], torch.cat(all_rows), gradient.shape, check_invariants=False
         )
 
-    def sum_(self, values: Tensor) -> None:
-        """See :meth:`World.sum_`."""
+    def all_reduce_(self, values: Tensor) -> None:
+        """See :meth:`World.all_reduce_`."""
         with _connected(self.rank):
             dist.all_reduce(values)
 
-    def copy_from_first_(self, tensors: Iterable[Tensor]) -> None:
-        """See :meth:`World.copy_from_first_`."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """See :meth:`World.broadcast_`."""
         with _connected(self.rank):
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def all_streams(self, hidden: HiddenState) -> HiddenState:
-        """See :meth:`World.all_streams`."""
+    def gather_streams(self, hidden: HiddenState) -> HiddenState:
+        """See :meth:`World.gather_streams`."""
         with _connected(self.rank):
             shares: list[Any] = [None] * self.size
             local = [tuple(part.cpu() for part in layer) for layer in hidden]
@@ -188,8 +188,8 @@ class TorchrunWorld(World):
         """See :meth:`World.shared`."""
         return _SharedStopFlag(stop, self)
 
-    def wait(self) -> None:
-        """See :meth:`World.wait`."""
+    def barrier(self) -> None:
+        """See :meth:`World.barrier`."""
         with _connected(self.rank):
             dist.barrier()
 
@@ -211,7 +211,7 @@ class _SharedStopFlag(StopFlag):
     def check(self) -> None:
         """Raise Stopped in every process if a signal has come to any."""
         raised = torch.tensor([float(self._own.signal_number == each) for each in SIGNALS])
-        self._world.sum_(raised)
+        self._world.all_reduce_(raised)
         for number, count in zip(SIGNALS, raised.tolist(), strict=True):
             if count:
                 raise Stopped(number)
@@ -259,7 +259,7 @@ def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> It
         PtbLmError: they do not find each other.
     """
     if environment.get("WORLD_SIZE", "1") == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     missing = [name for name in TOLD_BY_TORCHRUN if name not in environment]
     if missing:

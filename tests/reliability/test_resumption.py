@@ -342,7 +342,7 @@ def test_more_epochs_go_on_to_what_so_many_would_have_been(
                 steps.append(self.run.step)
 
         with monkeypatch.context() as patch:
-            patch.setattr(progress.Progress, "steps_are_done", look)
+            patch.setattr(progress.Progress, "advance", look)
             resumed = trained(longer, path, resume=True)
         assert steps_with_scores == []
         evaluate.score_finished_run(resumed)
@@ -374,7 +374,7 @@ def test_epochs_added_and_taken_back_leave_the_run_as_it_was(
             raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(progress.Progress, "steps_are_done", crash)
+        patch.setattr(progress.Progress, "advance", crash)
         trained(longer, tmp_path / "run", resume=True)
     again = trained(whole.config, tmp_path / "run", resume=True)
     assert again.finished

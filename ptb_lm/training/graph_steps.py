@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ptb_lm.corpus.batching import training_window_at
+from ptb_lm.model.cuda_graph import Capture, captured
 from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
-from ptb_lm.model.recording import Recorder, record
 from ptb_lm.training.run import Run
 from ptb_lm.training.sgd import (
     add_rows_,
@@ -22,13 +22,13 @@ from ptb_lm.training.sgd import (
     gradient_norm,
     merged_rows,
 )
-from ptb_lm.training.steps import not_a_number
+from ptb_lm.training.steps import non_finite_error
 
 WIDTH_MULTIPLE = 8
 """Widths that the kernels for TF32 and bfloat16 are made for."""
 
 
-class RecordedSteps:
+class GraphSteps:
     """What :class:`~ptb_lm.training.steps.EagerSteps` computes, on tensors that stay on the device.
 
     :meth:`take` puts the weights and the state of the run there, replays the step as often as it
@@ -39,7 +39,7 @@ class RecordedSteps:
 
     stride = 200
 
-    def __init__(self, run: Run, record: Recorder = record) -> None:
+    def __init__(self, run: Run, capture: Capture = captured) -> None:
         self.run = run
         self.network = padded_copy(run.network, WIDTH_MULTIPLE)
         self.hidden = self.network.zero_state(run.config.training.batch_size)
@@ -57,7 +57,7 @@ class RecordedSteps:
         taken = {id(weight) for weight in self.by_rows}
         dense = [weight for weight in self.network.parameters() if id(weight) not in taken]
         self.sgd = fused_sgd(dense, self.update_rate, self.without_update)
-        self.replay = record(self._step)
+        self.replay = capture(self._step)
 
     def take(self, count: int, rate: float) -> float:
         """See :class:`~ptb_lm.training.steps.Steps`."""
@@ -76,11 +76,11 @@ class RecordedSteps:
         copy_weights_(run.network, self.network)
         if not math.isfinite(objective + norm):
             step = state.epochs_done * run.windows + int(window) + 1
-            raise not_a_number(run, step, rate, objective, norm)
+            raise non_finite_error(run, step, rate, objective, norm)
         hidden = run.network.zero_state(training.batch_size)
         copy_state_(hidden, self.hidden)
         targets = count * training.unrolled_steps * training.batch_size
-        state.windows_are_done(count, nll_sum, targets, hidden, time.perf_counter() - began)
+        state.add_windows(count, nll_sum, targets, hidden, time.perf_counter() - began)
         return cast(float, norm)
 
     def _step(self) -> None:
@@ -103,7 +103,7 @@ class RecordedSteps:
             self._decay(training.weight_decay)
         copy_state_(self.hidden, hidden)
         self.nll_sum += objective.detach().double() * training.batch_size
-        # Round, as the recording takes a few steps, and a text may have fewer windows.
+        # Round, as the capture takes a few steps, and a text may have fewer windows.
         self.window.add_(1).remainder_(self.run.windows)
 
     @torch.no_grad()

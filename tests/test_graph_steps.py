@@ -1,4 +1,4 @@
-"""Recorded steps compute what plain ones do. Without a GPU the work itself takes the recording's
+"""Steps of a CUDA graph compute what plain ones do. Without a GPU the work itself takes the graph's
 place: all but the replay is the same."""
 
 import math
@@ -14,14 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptb_lm.config import resolve
 from ptb_lm.errors import PtbLmError
-from ptb_lm.model import recording, scoring
+from ptb_lm.model import cuda_graph, scoring
+from ptb_lm.model.cuda_graph import Result
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
-from ptb_lm.model.recording import Result
 from ptb_lm.model.state import detach
-from ptb_lm.training import loop, recorded_steps
-from ptb_lm.training.recorded_steps import RecordedSteps
+from ptb_lm.training import graph_steps, loop
+from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.run import Run, open_run
 from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.sgd import (
@@ -40,7 +40,7 @@ __all__ = ["corpus_folder"]
 V, T, B, H = 50, 6, 4, 10
 
 
-def unrecorded(work: Callable[[], Result]) -> Callable[[], Result]:
+def uncaptured(work: Callable[[], Result]) -> Callable[[], Result]:
     """Stand in for the recorder: warm up as it does, then do the work itself at each call."""
     state = torch.get_rng_state()
     for _ in range(3):
@@ -50,8 +50,8 @@ def unrecorded(work: Callable[[], Result]) -> Callable[[], Result]:
 
 
 @pytest.fixture
-def as_if_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "steps_of", lambda run: RecordedSteps(run, unrecorded))
+def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, uncaptured))
 
 
 def by_layer(padded: LanguageModel) -> list[tuple[Tensor, tuple[int, ...]]]:
@@ -180,7 +180,7 @@ def figures(run: Run) -> list[dict[str, float]]:
     ids=str,
 )
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-3])
-def test_recorded_steps_train_as_plain_ones_do(
+def test_graph_steps_train_as_plain_ones_do(
     corpus_folder: Path,
     tmp_path: Path,
     changes: dict[str, object],
@@ -193,42 +193,42 @@ def test_recorded_steps_train_as_plain_ones_do(
         corpus_folder, training__weight_decay=weight_decay, run__log_steps=4, **model
     )
     plain = trained(config, tmp_path / "plain")
-    monkeypatch.setattr(loop, "steps_of", lambda run: RecordedSteps(run, unrecorded))
-    recorded = trained(config, tmp_path / "recorded")
-    for ours, theirs in zip(figures(recorded), figures(plain), strict=True):
+    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, uncaptured))
+    captured = trained(config, tmp_path / "captured")
+    for ours, theirs in zip(figures(captured), figures(plain), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert len(figures(plain)) == 27 // 4 + 3
-    for name, value in recorded.network.state_dict().items():
+    for name, value in captured.network.state_dict().items():
         torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_nobody_looks_at_a_recorded_run_between_two_lines_of_metrics(
-    corpus_folder: Path, tmp_path: Path, as_if_recorded: None, monkeypatch: pytest.MonkeyPatch
+def test_nobody_looks_at_a_captured_run_between_two_lines_of_metrics(
+    corpus_folder: Path, tmp_path: Path, as_if_captured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """9 windows an epoch, a line each 5 steps: strides end at lines, epochs and the last step."""
     strides = []
-    take = RecordedSteps.take
+    take = GraphSteps.take
 
-    def counted(self: RecordedSteps, count: int, rate: float) -> float:
+    def counted(self: GraphSteps, count: int, rate: float) -> float:
         strides.append(count)
         return take(self, count, rate)
 
-    monkeypatch.setattr(RecordedSteps, "take", counted)
+    monkeypatch.setattr(GraphSteps, "take", counted)
     trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)
     assert strides == [5, 4, 1, 5, 2]
 
 
 def test_a_text_of_a_single_window_is_enough(
-    corpus_folder: Path, tmp_path: Path, as_if_recorded: None
+    corpus_folder: Path, tmp_path: Path, as_if_captured: None
 ) -> None:
     config = make_config(corpus_folder, training__unrolled_steps=40, training__epochs=2)
-    recorded = trained(config, tmp_path / "recorded")
-    assert (recorded.windows, recorded.step) == (1, 2)
+    captured = trained(config, tmp_path / "captured")
+    assert (captured.windows, captured.step) == (1, 2)
 
 
 @pytest.mark.parametrize("stop_at", [3, 9, 14])
-def test_a_recorded_run_resumed_is_the_run_that_was_not_stopped(
-    corpus_folder: Path, tmp_path: Path, as_if_recorded: None, stop_at: int
+def test_a_captured_run_resumed_is_the_run_that_was_not_stopped(
+    corpus_folder: Path, tmp_path: Path, as_if_captured: None, stop_at: int
 ) -> None:
     config = make_config(corpus_folder, model__hidden_size=16, model__dropout=0.5)
     whole = trained(config, tmp_path / "whole")
@@ -240,10 +240,10 @@ def test_a_recorded_run_resumed_is_the_run_that_was_not_stopped(
 
 
 @pytest.mark.parametrize("bad", [1, 4, 8])
-def test_a_recorded_step_without_a_number_is_named_and_updates_nothing(
+def test_a_captured_step_without_a_number_is_named_and_updates_nothing(
     corpus_folder: Path,
     tmp_path: Path,
-    as_if_recorded: None,
+    as_if_captured: None,
     bad: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_recorded_step_without_a_number_is_named_and_updates_nothing(
         calls += 1
         return window_objective(logits, targets) * (math.nan if calls == bad else 1)
 
-    monkeypatch.setattr(recorded_steps, "window_objective", with_nan)
+    monkeypatch.setattr(graph_steps, "window_objective", with_nan)
     runs = []
     with pytest.raises(PtbLmError, match=rf"in step {bad} the objective is nan.* not updated"):
         trained(config, tmp_path / "run", before=runs.append)
@@ -271,15 +271,15 @@ def test_a_recorded_step_without_a_number_is_named_and_updates_nothing(
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_what_cannot_be_recorded_is_done_as_it_is_and_that_is_said_once(
+def test_what_cannot_be_captured_is_done_as_it_is_and_that_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def impossible(work: Callable[[], Result]) -> Callable[[], Result]:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(recording, "record_cuda_graph", impossible)
+    monkeypatch.setattr(cuda_graph, "capture_cuda_graph", impossible)
     for _ in range(2):
-        assert recording.record(lambda: 7)() == 7
+        assert cuda_graph.captured(lambda: 7)() == 7
     (line,) = [record.message for record in caplog.records]
     assert "no CUDA graph" in line
     assert "not permitted" in line
@@ -291,13 +291,13 @@ def test_out_of_memory_is_not_taken_for_a_recording_that_is_impossible(
     def no_memory(work: Callable[[], Result]) -> Callable[[], Result]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(recording, "record_cuda_graph", no_memory)
+    monkeypatch.setattr(cuda_graph, "capture_cuda_graph", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        recording.record(lambda: 7)
+        cuda_graph.captured(lambda: 7)
 
 
 @pytest.mark.parametrize("streams", [1, 4])
-def test_recorded_scoring_scores_as_plain_scoring_does(
+def test_captured_scoring_scores_as_plain_scoring_does(
     streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "TARGETS_PER_WINDOW", 12)
@@ -305,10 +305,10 @@ def test_recorded_scoring_scores_as_plain_scoring_does(
     network = LanguageModel(resolve("small", [f"model.hidden_size={H}"]).model, V)
     tokens = torch.randint(V, (127,)).numpy().astype("int32")
     plain = scoring.target_log_probabilities(network, tokens, streams)
-    monkeypatch.setattr(scoring, "recording_pays", lambda device, windows: windows == 10)
-    monkeypatch.setattr(scoring, "record", unrecorded)
-    recorded = scoring.target_log_probabilities(network, tokens, streams)
-    assert torch.equal(recorded, plain)
+    monkeypatch.setattr(scoring, "capture_pays", lambda device, windows: windows == 10)
+    monkeypatch.setattr(scoring, "captured", uncaptured)
+    captured = scoring.target_log_probabilities(network, tokens, streams)
+    assert torch.equal(captured, plain)
 
 
 class Operations(TorchDispatchMode):
@@ -329,17 +329,17 @@ READ_BACK = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "_co
 """Operations whose result, or its shape, the host has to wait for."""
 
 
-def test_a_recorded_step_reads_nothing_back_and_a_plain_one_does(
+def test_a_captured_step_reads_nothing_back_and_a_plain_one_does(
     corpus_folder: Path, tmp_path: Path
 ) -> None:
     with open_run(make_config(corpus_folder), Path(), tmp_path / "run") as run:
         run.network.train()
         run.state.hidden = run.network.zero_state(5)
-        recorded = RecordedSteps(run, unrecorded)
-        with Operations() as of_recorded:
-            recorded.replay()
+        captured = GraphSteps(run, uncaptured)
+        with Operations() as of_captured:
+            captured.replay()
         with Operations() as of_plain:
             EagerSteps(run).take(1, 1.0)
-    assert "index" in of_recorded.names  # the window, by an index on the device
-    assert not of_recorded.names & READ_BACK
+    assert "index" in of_captured.names  # the window, by an index on the device
+    assert not of_captured.names & READ_BACK
     assert of_plain.names & READ_BACK == {"_local_scalar_dense", "_coalesce"}

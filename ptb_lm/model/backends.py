@@ -17,11 +17,11 @@ HEADROOM_BYTES = 32 * 2**20
 DEFAULT, ONEDNN = "ieee", "bf16"
 """Values of ``torch.backends.mkldnn.matmul.fp32_precision``, named for where they lead."""
 
-GREATEST_ERROR = 1e-6
+MAX_MATMUL_ERROR = 1e-6
 """Of a float32 product against float64, as a share of its norm; rounding to bfloat16 makes 2e-3."""
 
 
-def set_libraries(precision: str, *, deterministic: bool = False) -> None:
+def configure_backends(precision: str, *, deterministic: bool = False) -> None:
     """Set the arithmetic of every product alike, and how large buffers are kept.
 
     Set for the whole process; the last call counts.
@@ -40,7 +40,7 @@ def set_libraries(precision: str, *, deterministic: bool = False) -> None:
         products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     for products in (backends.mkldnn.matmul, backends.mkldnn.rnn):
         products.fp32_precision = "ieee"
-    if _is_amd() and ONEDNN in product_routes():
+    if _is_amd() and ONEDNN in matmul_routes():
         backends.mkldnn.matmul.fp32_precision = ONEDNN
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
@@ -57,7 +57,7 @@ def _is_amd() -> bool:
 
 
 @cache
-def product_routes() -> tuple[str, ...]:
+def matmul_routes() -> tuple[str, ...]:
     """Return the settings in which the CPU computes float32 products in float32.
 
     Beside PyTorch's default there is oneDNN. PyTorch hands products to it only where it may round
@@ -69,7 +69,7 @@ def product_routes() -> tuple[str, ...]:
     routes = []
     for route in (DEFAULT, ONEDNN):
         backends.mkldnn.matmul.fp32_precision = route
-        if product_error() < GREATEST_ERROR:
+        if matmul_error() < MAX_MATMUL_ERROR:
             routes.append(route)
     backends.mkldnn.matmul.fp32_precision = before
     return tuple(routes)
@@ -120,7 +120,7 @@ def has_bfloat16_layers_on_cuda() -> bool:
     return False
 
 
-def product_error(rows: int = 64, inner: int = 256, columns: int = 512) -> float:
+def matmul_error(rows: int = 64, inner: int = 256, columns: int = 512) -> float:
     """Return the error of a float32 product as it is set now, against float64.
 
     Returns:
