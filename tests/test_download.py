@@ -724,7 +724,7 @@ def test_a_file_in_place_of_a_folder_is_reported(
     path = tmp_path / "place" / obstacle
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"in the way")
-    with pytest.raises(PtbLmError, match="cannot be (written|created): ") as error:
+    with pytest.raises(PtbLmError, match=r"cannot be (written|created): ") as error:
         fetch_ptb(data_dir, str(given))
     assert error.value.exit_code == 1
     assert str(data_dir / "ptb") in one_line(error)

@@ -11,6 +11,8 @@ from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, ap
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
+DATA_KEY = "run.data"
+
 
 @app.command()
 def train(
@@ -51,7 +53,7 @@ def train(
 ) -> None:
     """Train a model and print its validation and test perplexity beside the paper's."""
     from ptb_lm.config import resolve
-    from ptb_lm.corpus.load import data_directory
+    from ptb_lm.corpus.load import data_directory, is_corpus
     from ptb_lm.training.event_file import events_follow_metrics, require_log
 
     if resume and overwrite:
@@ -69,6 +71,12 @@ def train(
     }
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
+    if data is None and not is_corpus(resolved.run.data):
+        origin = "--set" if _is_set(DATA_KEY, assignments) else config
+        raise InputError(
+            f"{origin}: {DATA_KEY}: {resolved.run.data}: no such folder here; if its texts lie "
+            "elsewhere by now, name their folder with --data"
+        )
     if log is not None:
         require_log(log)
 
@@ -97,3 +105,8 @@ def train(
                 train_run(run, stop, max_steps)
             if run.finished and world.is_first:
                 show(run_summary(run, score_finished_run(run, stop)))
+
+
+def _is_set(key: str, assignments: list[str] | None) -> bool:
+    """Whether a key is given by ``--set``."""
+    return any(each.partition("=")[0].strip() == key for each in assignments or [])

@@ -11,7 +11,7 @@ from pathlib import Path
 from ptb_lm.corpus.download import fetch_ptb
 from ptb_lm.corpus.ptb import is_installed, read_ptb
 from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
-from ptb_lm.corpus.splits import split_file, splits_in
+from ptb_lm.corpus.splits import BUILT_IN, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import decoded, words_of
 from ptb_lm.corpus.tokens import TokenIds, parts_of
@@ -38,7 +38,10 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the texts that a training sees: train and valid, word for word."""
+        """The identity of the texts that a training sees: train and valid, word for word.
+
+        The test text is no part of it, so that a model may be evaluated on another in its place.
+        """
         digest = hashlib.sha256(self.vocabulary.sha256.encode())
         for split in ("train", "valid"):
             for part in parts_of(self.splits[split]):
@@ -51,6 +54,20 @@ def data_directory(option: Path | None) -> Path:
     return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
 
 
+def is_corpus(name: str) -> bool:
+    """Whether a name is that of a built-in corpus, or of a folder that is here."""
+    return name in BUILT_IN or os.path.isdir(name)  # noqa: PTH112 - Path's raises of too long a name
+
+
+def require_corpus(name: str) -> None:
+    """Raise InputError if a name is of no corpus; what is in a folder is not looked at."""
+    if not is_corpus(name):
+        raise InputError(
+            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
+            "if there is to be one, test.txt"
+        )
+
+
 def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     """Load ``ptb`` (fetched first where it is not there), ``synthetic``, or a folder of texts.
 
@@ -61,19 +78,15 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
         PtbLmError: the Penn Treebank is not there and could not be fetched.
         Stopped: a signal came while it was fetched, or while a folder was read.
     """
+    require_corpus(name)
     if name == "ptb":
         words = _ptb_words(data_dir, stop)
     elif name == "synthetic":
         words = {split: iter([text]) for split, text in synthetic_words().items()}
-    elif os.path.isdir(name):  # noqa: PTH112 - Path's raises of a name that is too long
+    else:
         files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
         require_there(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
-    else:
-        raise InputError(
-            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
-            "if there is to be one, test.txt"
-        )
     vocabulary, train = encode_training_text(words.pop("train"))
     others = {split: vocabulary.encode_text(text) for split, text in words.items()}
     return Corpus(name, vocabulary, {"train": train, **others})
