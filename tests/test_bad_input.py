@@ -483,10 +483,22 @@ MISTAKES = {
         [f"{LAST}: its vocabulary (10 words)", "data text (13 words)", "--text FILE"],
         new_words,
     ),
+    "eval after the order of the text changed": Mistake(
+        ["eval", LAST, "--split", "valid"],
+        [f"{LAST}: the texts of the data text are not those", "--data", "--text FILE"],
+        lines_in_another_order,
+    ),
     "eval after the data went away": Mistake(
         ["eval", LAST],
-        [f"{LAST}: it was trained on the folder text, which is not here", "--text FILE"],
+        [f"{LAST}: it was trained on the folder text, which is not here", "--data", "--text FILE"],
         run_without_data,
+    ),
+    "eval on data that is not there": Mistake(
+        ["eval", LAST, "--data", "nowhere"], ["--data nowhere: expected ptb, synthetic, or a"]
+    ),
+    "eval on another model's data": Mistake(
+        ["eval", LAST, "--data", "other"],
+        [f"{LAST}: its vocabulary (10 words)", "data other (7 words)", "--text FILE"],
     ),
     "two vocabularies in one eval": Mistake(
         ["eval", LAST, "runs/other/last.pt", "--text", "text/test.txt"],

@@ -25,6 +25,13 @@ DataName = Annotated[
         autocompletion=complete.corpus,
     ),
 ]
+DataNow = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the data it was trained on lies now; default: where its config says.",
+        autocompletion=complete.corpus,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu or cuda; default auto.", autocompletion=complete.device),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, DataDir, Device, app, show
+from ptb_lm.cli.app import AsJson, DataDir, DataNow, Device, app, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
@@ -59,6 +59,7 @@ def evaluate(
         float | None, typer.Option(metavar="LAMBDA", help="The cache's share of a probability.")
     ] = None,
     device: Device = None,
+    data: DataNow = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +89,7 @@ def evaluate(
                 None if cache is None else Cache.tuned(cache, cache_theta, cache_weight),
             )
         )
-    request = EvaluationRequest.of(split, text, protocol, data_dir, ways)
+    request = EvaluationRequest.of(split, text, protocol, data, data_dir, ways)
     if save_scores is not None and len(checkpoints) > 1:
         raise InputError("--save-scores: takes one checkpoint at a time")
     with StopFlag() as stop:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import data_directory
+from ptb_lm.corpus.load import data_directory, require_corpus
 from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.corpus.text import from_command_line
 from ptb_lm.corpus.tokens import TokenIds
@@ -137,11 +137,20 @@ def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate on, and how: a split of the model's own data, or a text file."""
+    """What to evaluate on, and how: a split of the model's own data, or a text file.
+
+    Attributes:
+        split: the split, or what to call the text.
+        text: the text file; None: a split.
+        protocol: ``stream`` or ``columns``.
+        data: where the model's data lies; None: where its config says.
+        data_dir: the data folder.
+    """
 
     split: str
     text: Path | None
     protocol: str
+    data: str | None
     data_dir: Path
 
     @classmethod
@@ -150,6 +159,7 @@ class EvaluationRequest:
         split: str | None,
         text: Path | None,
         protocol: str | None,
+        data: str | None,
         data_dir: Path | None,
         ways: Sequence[Way] = (AS_THE_PAPER,),
     ) -> "EvaluationRequest":
@@ -158,8 +168,8 @@ class EvaluationRequest:
         Where one of the ways reads a text as one stream, so do all, that they can be compared.
 
         Raises:
-            InputError: there is no such split or protocol, or both a split and a text are given,
-                or a way has not the protocol.
+            InputError: there is no such split, protocol or data, or both a split and a text are
+                given, or a way has not the protocol.
         """
         if split is not None and text is not None:
             raise InputError("--split and --text: choose one")
@@ -171,12 +181,14 @@ class EvaluationRequest:
             if way.one_stream and protocol == "columns":
                 raise InputError(f"--protocol columns: {way.title} is of one stream; leave it out")
             protocol = "stream" if way.one_stream else protocol
+        if data is not None:
+            require_corpus(data)
         directory = data_directory(data_dir)
         if text is not None:
             name = f"text {from_command_line(text.name)}"
-            return cls(name, text, protocol or "stream", directory)
+            return cls(name, text, protocol or "stream", data, directory)
         split = split or "test"
-        return cls(split, None, protocol or PAPER_PROTOCOL[split], directory)
+        return cls(split, None, protocol or PAPER_PROTOCOL[split], data, directory)
 
 
 def evaluate(
@@ -185,6 +197,7 @@ def evaluate(
     *,
     text: Path | str | None = None,
     protocol: str | None = None,
+    data: Path | str | None = None,
     data_dir: Path | str | None = None,
     way: Way = AS_THE_PAPER,
     stop: StopFlag = NEVER,
@@ -194,9 +207,11 @@ def evaluate(
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
         split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on, which
-            need not have a test text.
+            need not have a test text, or may have another by now.
         text: a file of another text, instead of a split; ``-`` is standard input.
         protocol: ``stream`` or ``columns``; by default the paper's for the split, or the way's.
+        data: where the data that it was trained on lies now: ``ptb``, ``synthetic`` or a folder;
+            by default where its config says.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
         way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
         stop: looked at before each window.
@@ -211,7 +226,9 @@ def evaluate(
     """
     file = None if text is None else Path(text)
     directory = None if data_dir is None else Path(data_dir)
-    request = EvaluationRequest.of(split, file, protocol, directory, [way])
+    name = None if data is None else str(data)
+    request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
+    model = _with_data(model, request)
     return _evaluate(model, _tokens(model, request, stop), request, way, stop)
 
 
@@ -238,7 +255,7 @@ def evaluate_checkpoints(
     vocabulary: Vocabulary | None = None
     tokens: TokenIds | None = None
     for path in paths:
-        model = load(path, device)
+        model = _with_data(load(path, device), request)
         vocabulary = vocabulary or model.vocabulary
         if model.vocabulary.sha256 != vocabulary.sha256:
             raise InputError(
@@ -251,6 +268,10 @@ def evaluate_checkpoints(
             scores.append(_evaluate(model, tokens, request, way, stop))
         configs.append(model.config)
     return members, configs
+
+
+def _with_data(model: TrainedModel, request: EvaluationRequest) -> TrainedModel:
+    return model if request.data is None else model.with_data(request.data)
 
 
 def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:

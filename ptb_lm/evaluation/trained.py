@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,13 +29,25 @@ class TrainedModel:
         name: the file, or the folder of an exported model, that it came from.
         config: of the run that it came from.
         vocabulary: of the training text.
+        corpus_sha256: of the texts trained on, see :attr:`ptb_lm.corpus.load.Corpus.sha256`.
         network: without dropout, on a device.
     """
 
     name: str
     config: Config
     vocabulary: Vocabulary
+    corpus_sha256: str
     network: LanguageModel
+
+    def with_data(self, data: str) -> "TrainedModel":
+        """Return the model as if its config said that its data lies elsewhere.
+
+        Args:
+            data: ``ptb``, ``synthetic`` or a folder. Whether the texts there are those that it was
+                trained on is seen when they are read.
+        """
+        run = self.config.run.model_copy(update={"data": data})
+        return replace(self, config=self.config.model_copy(update={"run": run}))
 
     @contextmanager
     def at_work(self) -> Iterator[LanguageModel]:
@@ -100,7 +112,9 @@ def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> Tr
     """
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         network = checkpoint.network().to(device).eval()
-    return TrainedModel(name, checkpoint.config, checkpoint.vocabulary, network)
+    return TrainedModel(
+        name, checkpoint.config, checkpoint.vocabulary, checkpoint.corpus_sha256, network
+    )
 
 
 def require_probabilities(values: Tensor) -> None:
