@@ -1,5 +1,6 @@
 """The command line from training to a figure: what lands where, and the numbers."""
 
+import errno
 import json
 import math
 import os
@@ -556,12 +557,39 @@ def test_an_error_of_ours_is_one_line_and_exit_code_1(monkeypatch: pytest.Monkey
     assert outcome.err == "error: RuntimeError: first second; --debug shows where\n"
 
 
-def test_scores_that_cannot_be_written_are_one_line_and_exit_code_1() -> None:
-    for target in ("nowhere/scores.npz", "text/test.txt/scores.npz"):
-        outcome = ptb_lm("eval", LAST, "--save-scores", target)
-        assert outcome.code == 1
-        assert outcome.err.startswith(f"error: {target}: cannot be written: ")
-        assert outcome.err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("nowhere/scores.npz", "nowhere: no such folder; make it"),
+        ("text/test.txt/scores.npz", "text/test.txt: not a folder"),
+        ("text", "a folder; name a file"),
+    ],
+)
+def test_a_place_where_scores_cannot_go_is_known_before_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, target: str, why: str
+) -> None:
+    monkeypatch.setattr("ptb_lm.evaluation.evaluate.score_text", None)
+    outcome = ptb_lm("eval", LAST, "--save-scores", target)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: --save-scores {target}: {why}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_scores_that_cannot_be_written_are_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    why = "cannot be written: No space left on device"
+    new = ptb_lm("eval", LAST, "--save-scores", "new.npz")
+    assert (new.code, new.err) == (1, f"error: new.npz: {why}\n")
+    Path("old.npz").write_bytes(b"old")
+    old = ptb_lm("eval", LAST, "--save-scores", "old.npz")
+    assert old.code == 1
+    assert old.err == f"error: old.npz: {why}; what stood there before still stands\n"
+    assert Path("old.npz").read_bytes() == b"old"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

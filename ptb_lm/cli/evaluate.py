@@ -1,5 +1,6 @@
 """``ptb-lm eval`` and ``ptb-lm average``: perplexities."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -90,8 +91,10 @@ def evaluate(
             )
         )
     request = EvaluationRequest.of(split, text, protocol, data, data_dir, ways)
-    if save_scores is not None and len(checkpoints) > 1:
-        raise InputError("--save-scores: takes one checkpoint at a time")
+    if save_scores is not None:
+        if len(checkpoints) > 1:
+            raise InputError("--save-scores: takes one checkpoint at a time")
+        _require_place(save_scores)
     with StopFlag() as stop:
         members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
@@ -106,6 +109,19 @@ def evaluate(
     for way, scores in zip(ways[1:], members[1:], strict=True):
         show(f"by {way.title}:")
         show(evaluation_summary(scores, configs))
+
+
+def _require_place(save_scores: Path) -> None:
+    """Raise InputError if a file cannot be put there, before what it is to hold is computed."""
+    folder = save_scores.parent
+    # Not Path's, which raise of a name that is too long.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        there = "not a folder" if os.path.lexists(folder) else "no such folder"
+        raise InputError(
+            f"--save-scores {save_scores}: {folder}: {there}; make it, or name another place"
+        )
+    if os.path.isdir(save_scores):  # noqa: PTH112
+        raise InputError(f"--save-scores {save_scores}: a folder; name a file, as in F.npz")
 
 
 def _require(option: str, value: object, **settings: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ptb_lm.corpus.load import Corpus, data_directory, require_corpus
 from ptb_lm.corpus.ptb import is_installed
-from ptb_lm.durable import current_folder_is_in, durable_folder
+from ptb_lm.durable import current_folder_is_in, durable_folder, still_stands
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.evaluate import PAPER_PROTOCOL, score_text, scored_text
 from ptb_lm.evaluation.exported_readme import exported_readme
@@ -196,6 +196,6 @@ def _write(files: Mapping[str, bytes], folder: Path, *, replace: bool) -> None:
             load_exported(temporary)
         except InputError as error:
             raise PtbLmError(
-                f"{folder}: cannot be written: its bytes do not come back as they were written; "
-                "what stood there before still stands; check the disk"
+                f"{folder}: cannot be written: its bytes do not come back as they were written"
+                f"{still_stands(folder)}; check the disk"
             ) from error
