@@ -29,6 +29,7 @@ from ptb_lm.config import preset_names
 from ptb_lm.errors import InputError
 from ptb_lm.report.summary import comparable_line
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
+from ptb_lm.version import __version__
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -510,8 +511,8 @@ def test_what_reads_text_only_imports_no_torch() -> None:
     script = """
 import sys
 from ptb_lm.__main__ import main
-for arguments in (["--help"], ["train", "--help"], ["config", "list"], ["config", "show", "large"],
-                  ["data", "info", "--data", "synthetic"]):
+for arguments in (["--help"], ["--version"], ["train", "--help"], ["config", "list"],
+                  ["config", "show", "large"], ["data", "info", "--data", "synthetic"]):
     try:
         main(arguments)
     except SystemExit as end:
@@ -528,6 +529,17 @@ def test_help_names_every_command() -> None:
     shown = done("--help").out
     for command in ("train", "eval", "average", "generate", "score", "report", "data", "config"):
         assert command in shown
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert done("--version").out == f"ptb-lm {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["data"], ["data", "prepare"], ["config"]])
+def test_h_is_help(command: list[str]) -> None:
+    shown = done(*command, "-h")
+    assert "Usage: ptb-lm" in shown.out
+    assert shown == done(*command, "--help")
 
 
 def test_completion_for_a_shell_is_printed() -> None:

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
+from ptb_lm.version import __version__
 
 app = typer.Typer(
     name="ptb-lm",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
     help="Train and evaluate recurrent language models; reproduce arXiv 1409.2329 on PTB.",
 )
 
@@ -49,8 +51,18 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        show(f"ptb-lm {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Options of every command; --debug is read where errors are printed."""
