@@ -590,6 +590,10 @@ MISTAKES = {
             "resume it with its own config.toml",
         ],
     ),
+    "resume of no run": Mistake(
+        ["train", "--resume", "--run-dir", "runs/nope"],
+        ["runs/nope: no run in it to go on with; name --config to begin one"],
+    ),
     "resume with another seed": Mistake(
         resume("--seed", "2"), ["run.seed was 1, asked for 2", "another --run-dir"]
     ),

@@ -400,6 +400,14 @@ def test_resume_needs_no_config_where_the_run_folder_has_one() -> None:
     assert same_weights("runs/c/last.pt", LAST)
 
 
+def test_resuming_where_no_run_is_says_that_a_new_one_begins() -> None:
+    line = "runs/c: no checkpoint in it to go on from; a new run begins."
+    assert line in done(*train_arguments("runs/c", "--resume", "--max-steps", "3")).err.splitlines()
+    assert "a new run begins" not in done(*train_arguments("runs/c", "--resume")).err
+    assert "a new run begins" not in done(*train_arguments("runs/d")).err
+    assert same_weights("runs/c/last.pt", "runs/d/last.pt")
+
+
 def test_resuming_a_finished_run_says_so_and_changes_no_weights() -> None:
     before = contents(Path("runs/a"))
     first = done(*train_arguments("runs/c")).out

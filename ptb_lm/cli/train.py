@@ -1,5 +1,6 @@
 """``ptb-lm train``."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,12 @@ def train(
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: choose one: go on, or begin anew")
-    if config is None and resume and run_dir is not None and (run_dir / "config.toml").exists():
+    if config is None and resume and run_dir is not None:
+        if not os.path.exists(run_dir / "config.toml"):  # noqa: PTH110 - see load_corpus
+            raise InputError(
+                f"{run_dir}: no run in it to go on with; name --config to begin one, or the folder "
+                "of a run"
+            )
         config = str(run_dir / "config.toml")
     if config is None:
         raise InputError("--config: missing; name a preset or file; see `ptb-lm config list`")

@@ -189,6 +189,8 @@ def open_run(
                 environments = folder.read_environments()
                 _take_up(run)
             else:
+                if resume:
+                    logger.info("%s: no checkpoint in it to go on from; a new run begins.", path)
                 environments = []
                 folder.clear()
             folder.write_config(config)
