@@ -855,6 +855,21 @@ MISTAKES = {
         ["bad.npy: not a score file"],
         lambda: np.save("bad.npy", np.zeros(3)),
     ),
+    "a run's folder as a score file": Mistake(
+        ["average", "runs/a", "runs/b"],
+        ["runs/a: a folder; expected a score file: name runs/a/scores-test.npz"],
+    ),
+    "another folder as a score file": Mistake(
+        ["average", "text"], ["text: a folder; expected a score file: name what `ptb-lm eval"]
+    ),
+    "a score file twice": Mistake(
+        ["average", SCORES, "runs/b/scores-test.npz", "runs/b/../a/scores-test.npz"],
+        [f"runs/b/../a/scores-test.npz: named twice, as {SCORES}"],
+    ),
+    "a score file twice in JSON": Mistake(
+        ["average", SCORES, SCORES, "--json"], [f"{SCORES}: named twice, as {SCORES}"]
+    ),
+    "a model twice": Mistake(["eval", "runs/a", LAST], [f"{LAST}: named twice, as runs/a"]),
     "a score file without a description": Mistake(
         ["average", "bad.npz"], NO_SCORES, score_file(description=None)
     ),

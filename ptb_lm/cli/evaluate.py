@@ -137,8 +137,9 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of the average of models from their saved scores."""
-    from ptb_lm.evaluation.scores import load_scores, result_table
+    from ptb_lm.evaluation.scores import load_scores, require_each_once, result_table
     from ptb_lm.report.summary import average_summary
 
+    require_each_once((path, path) for path in score_files)
     members = [load_scores(path) for path in score_files]
     show(to_json(result_table(members)) if as_json else average_summary(members))

@@ -20,11 +20,12 @@ from ptb_lm.evaluation.scores import (
     ScoredText,
     Scores,
     load_scores,
+    require_each_once,
     save_scores,
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
-from ptb_lm.evaluation.trained import TrainedModel, load
+from ptb_lm.evaluation.trained import TrainedModel, load, model_place
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
@@ -245,11 +246,12 @@ def evaluate_checkpoints(
         for each way the scores by each checkpoint, and the checkpoints' configs.
 
     Raises:
-        InputError: as :func:`evaluate` does, or the checkpoints' vocabularies differ, so that
-            their figures could not be compared.
+        InputError: as :func:`evaluate` does, or one of them is named twice, or their vocabularies
+            differ, so that their figures could not be compared.
         PtbLmError: memory does not suffice.
         Stopped: a signal came.
     """
+    require_each_once((path, model_place(path)) for path in paths)
     members: list[list[Scores]] = [[] for _ in ways]
     configs = []
     vocabulary: Vocabulary | None = None

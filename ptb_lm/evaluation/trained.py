@@ -85,8 +85,19 @@ def read_model(path: Path) -> tuple[str, Checkpoint]:
         InputError: there is no such model, or it is damaged.
         PtbLmError: it may not be read.
     """
-    if not os.path.isdir(path):  # noqa: PTH112 - which raises of a name that is too long
-        return str(path), load_checkpoint(path)
+    place = model_place(path)
+    is_folder = os.path.isdir(place)  # noqa: PTH112 - Path's raises of a name that is too long
+    return str(place), load_exported(place) if is_folder else load_checkpoint(place)
+
+
+def model_place(path: Path) -> Path:
+    """Return the checkpoint, or the folder of an exported model, that a path stands for.
+
+    Raises:
+        InputError: it is a folder without a model, or with two.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
+        return path
     run = RunFolder(path)
     is_run = run.config.exists() or run.last.exists()
     if (path / CONFIG).exists() or (path / WEIGHTS).exists():
@@ -95,9 +106,9 @@ def read_model(path: Path) -> tuple[str, Checkpoint]:
                 f"{path}: both a run and an exported model are in it; name the run's "
                 f"{run.last.name}, or move one of the two"
             )
-        return str(path), load_exported(path)
+        return path
     if is_run:
-        return str(run.last), load_checkpoint(run.last)
+        return run.last
     raise InputError(
         f"{path}: no model in it; name a checkpoint, a run folder or the folder of an exported "
         "model"
