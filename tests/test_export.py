@@ -34,6 +34,7 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.durable import durable_folder
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.export import ONNX, README
+from ptb_lm.evaluation.exported_readme import exported_readme
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.onnx_graph import onnx_model
@@ -105,6 +106,28 @@ def test_the_readme_has_the_perplexities_that_eval_gives(workplace: Path) -> Non
         (member,) = done_json("eval", LAST, "--split", split)["members"]
         figures = f"{member['perplexity']:.2f} | {layout} | {member['tokens']:,} |"
         assert f"| {split} | {figures}" in readme
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "title"),
+    [
+        ("small", {"data": "ptb"}, "small"),
+        ("small", {"data": "ptb", "epochs": 2}, "small, changed"),
+        ("small", {"data": "/texts/my *words*"}, "small, on my--words-"),
+        ("synthetic", {"data": "synthetic"}, "synthetic, on synthetic"),
+        ("mine.toml", {"data": "texts/harbour"}, "mine, on harbour"),
+        ("medium", {"data": "texts/harbour/", "epochs": 2}, "medium, changed, on harbour"),
+    ],
+)
+def test_the_title_of_the_readme_says_what_the_model_is(
+    workplace: Path, preset: str, options: dict[str, Any], title: str
+) -> None:
+    Path("mine.toml").write_text(done("config", "show", "small").out)
+    changes = [f"training.epochs={options['epochs']}"] if "epochs" in options else []
+    checkpoint = load_checkpoint(Path(LAST))
+    checkpoint.config = resolve(preset, changes, {"data": options["data"]})
+    readme = exported_readme(checkpoint, [], "cpu", onnx=False)
+    assert readme.splitlines()[0] == f"# {title}"
 
 
 # In bfloat16 a cell without a fused kernel, as not every processor has one for the LSTM.
