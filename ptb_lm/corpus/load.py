@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
-from ptb_lm.corpus.ptb import is_installed, read_ptb
+from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder, read_ptb
 from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
 from ptb_lm.corpus.splits import BUILT_IN, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
@@ -84,12 +85,29 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     elif name == "synthetic":
         words = {split: iter([text]) for split, text in synthetic_words().items()}
     else:
+        _require_own_text(Path(name))
         files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
         require_there(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
     vocabulary, train = encode_training_text(words.pop("train"))
     others = {split: vocabulary.encode_text(text) for split, text in words.items()}
     return Corpus(name, vocabulary, {"train": train, **others})
+
+
+def _require_own_text(folder: Path) -> None:
+    """Raise InputError if a folder is that of the Penn Treebank, whose files have other names."""
+    names = [file.name for file in PTB_FILES if (folder / file.name).exists()]
+    if not names or os.path.lexists(split_file(folder, "train")):
+        return
+    advice = f"`ptb-lm data fetch --from {shlex.quote(str(folder))}` installs it"
+    place = Path(os.path.abspath(folder))  # noqa: PTH100 - a `..` goes, a link stays
+    if ptb_folder(place.parent) == place:
+        parent = folder.parent if folder.name == place.name else place.parent
+        advice = f"leave --data out, and use --data-dir {shlex.quote(str(parent))}"
+    raise InputError(
+        f"--data {folder}: {names[0]} in it is of the Penn Treebank, and there is no train.txt; "
+        f"{advice}"
+    )
 
 
 def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, Iterator[Sequence[str]]]:

@@ -260,10 +260,8 @@ def evaluate_checkpoints(
         model = _with_data(load(path, device), request)
         vocabulary = vocabulary or model.vocabulary
         if model.vocabulary.sha256 != vocabulary.sha256:
-            raise InputError(
-                f"{path}: its vocabulary ({len(model.vocabulary):,} words) is not that of "
-                f"{paths[0]} ({len(vocabulary):,} words); evaluate them one at a time"
-            )
+            differs = model.vocabulary.differs_from(vocabulary, str(paths[0]))
+            raise InputError(f"{path}: {differs}; evaluate them one at a time")
         if tokens is None or request.text is None:  # else each has data of its own
             tokens = _tokens(model, request, stop)
         for way, scores in zip(ways, members, strict=True):

@@ -45,10 +45,8 @@ def corpus_of(
     corpus = load_corpus(data, data_dir, stop)
     elsewhere = f"name the texts that it was trained on with --data{rest}"
     if corpus.vocabulary.sha256 != model.vocabulary.sha256:
-        raise InputError(
-            f"{model.name}: its vocabulary ({len(model.vocabulary):,} words) is not that of the "
-            f"data {corpus.name} ({len(corpus.vocabulary):,} words); {elsewhere}"
-        )
+        differs = model.vocabulary.differs_from(corpus.vocabulary, f"the data {corpus.name}")
+        raise InputError(f"{model.name}: {differs}; {elsewhere}")
     if corpus.sha256 != model.corpus_sha256:
         raise InputError(
             f"{model.name}: the texts of the data {corpus.name} are not those that it was trained "

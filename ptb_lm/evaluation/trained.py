@@ -94,7 +94,7 @@ def model_place(path: Path) -> Path:
     """Return the checkpoint, or the folder of an exported model, that a path stands for.
 
     Raises:
-        InputError: it is a folder without a model, or with two.
+        InputError: it is a folder without a model, or with two, or the evidence of a run.
     """
     if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
         return path
@@ -108,6 +108,11 @@ def model_place(path: Path) -> Path:
             )
         return path
     if is_run:
+        if run.is_evidence:
+            raise InputError(
+                f"{run.last}: no such checkpoint: {path} is the evidence of a run, without its "
+                "weights; `ptb-lm average` reads its score files"
+            )
         return run.last
     raise InputError(
         f"{path}: no model in it; name a checkpoint, a run folder or the folder of an exported "

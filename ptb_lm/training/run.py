@@ -293,16 +293,13 @@ def _require_same_run(run: Run, checkpoint: Checkpoint, where: Path) -> None:
             f"{where}: the run there was made otherwise: {'; '.join(differences)}; "
             "resume it with its own config.toml, or begin a new run in another --run-dir"
         )
+    data = f"--data {run.config.run.data}"
+    otherwise = "bring the old texts back, or begin a new run in another --run-dir"
     if checkpoint.vocabulary.sha256 != run.corpus.vocabulary.sha256:
-        raise InputError(
-            f"{where}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
-            f"--data {run.config.run.data} ({len(run.corpus.vocabulary):,} words)"
-        )
+        differs = checkpoint.vocabulary.differs_from(run.corpus.vocabulary, data)
+        raise InputError(f"{where}: {differs}; {otherwise}")
     if not same_texts:
-        raise InputError(
-            f"{where}: the texts of --data {run.config.run.data} have changed since; bring them "
-            "back, or begin a new run in another --run-dir"
-        )
+        raise InputError(f"{where}: the texts of {data} have changed since; {otherwise}")
 
 
 FREE_ON_RESUMPTION = {
