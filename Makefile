@@ -1,16 +1,16 @@
 # make demo             the main job on the built-in language, no corpus needed
 # make test             the whole test suite
-# make test-cuda        what holds on a GPU, with the PyTorch that PYTHON has (2.11 or newer)
+# make test-cuda        the tests that need a GPU, with the PyTorch that PYTHON has (2.11 or newer)
 # make torture          the tests of what docs/RELIABILITY.md promises, in full
 # make bench            words per second of this machine, beside its limit
-# make bench-cuda       the same of its GPU
+# make bench-cuda       the same for its GPU
 # make reproduce-small  the paper's small model on the Penn Treebank
 # make reproduce-medium, reproduce-large  its other two models
 # make reproduce-average  several seeds of one of them at once, and their average (PRESET=, SEEDS=10)
-# make reproduce-table  all of its table: one seed of each model, then SEEDS of each
-# make dropout-study    its claim: where dropout helps and where it hurts
-# make test-time        what dynamic evaluation and a cache give to a finished run (RUN=small-seed1)
-# make docs             the tables and figures of docs/ again, and what the tutorial's commands print
+# make reproduce-table  the whole of its table: one seed of each model, then SEEDS of each
+# make dropout-study    its claim, measured: where dropout helps, and where it hurts
+# make test-time        what a finished run gains from dynamic evaluation and a cache (RUN=small-seed1)
+# make docs             rewrites the tables and figures of docs/ and the tutorial's outputs
 PYTHON ?= python3
 SEED ?= 1
 PRESET ?= small
@@ -19,7 +19,7 @@ PRECISION ?= auto
 RUN ?= small-seed1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# A process for each core; the tests of a file share what they have made.
+# One process per core; the tests of a file share what they have made.
 PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-medium \
@@ -36,7 +36,7 @@ test: $(INSTALLED)
 
 # Installs nothing: the PyTorch that fits a machine's GPU is the machine's affair.
 test-cuda:
-	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests
+	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests/test_cuda.py
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
@@ -51,8 +51,8 @@ check: $(INSTALLED)
 reproduce-small reproduce-medium reproduce-large: reproduce-%: $(INSTALLED)
 	$(BIN)/python scripts/reproduce.py $* --seed $(SEED) --precision $(PRECISION)
 
-# One of each, then the averages. Days on a CPU; stopped at any time it goes on where it was. Where
-# a member fails (1), the others are made all the same.
+# One of each, then the averages. Days on a CPU; stopped at any time, it resumes where it was. If a
+# member fails (1), the others are still made.
 reproduce-table: $(INSTALLED)
 	failed=0; for seeds in 1 $(SEEDS); do for preset in small medium large; do \
 		$(BIN)/python scripts/reproduce_average.py $$preset --seeds $$seeds \
@@ -62,15 +62,16 @@ reproduce-table: $(INSTALLED)
 dropout-study: $(INSTALLED)
 	$(BIN)/python scripts/dropout_study.py
 
-# Tuned on the validation text, then both texts scored once; goes on where it was.
+# Tuned on the validation text, then both texts are scored once; resumes where it stopped.
 test-time: $(INSTALLED)
 	$(BIN)/python scripts/adapting_study.py $(RUN)
 
-# Every seed from 1 to SEEDS, a process a core; goes on where it was, member by member.
+# Every seed from 1 to SEEDS that has no evidence yet, one process per core; resumes each where it
+# stopped.
 reproduce-average: $(INSTALLED)
 	$(BIN)/python scripts/reproduce_average.py $(PRESET) --seeds $(SEEDS) --precision $(PRECISION)
 
-# What docs/SPEED.md shows of this machine, which must do nothing else.
+# What docs/SPEED.md shows, for this machine, which must do nothing else.
 bench: $(INSTALLED)
 	mkdir -p results/speed
 	$(BIN)/ptb-lm bench --device cpu --against-stock --json > results/speed/.bench
@@ -84,7 +85,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/shared_training.py --write
 	$(BIN)/python scripts/make_table.py
 
-# The same of its GPU, with the PyTorch that PYTHON has.
+# The same for its GPU, with the PyTorch that PYTHON has.
 bench-cuda:
 	mkdir -p results/speed
 	for precision in tf32 fp32 bf16; do \
@@ -97,11 +98,11 @@ bench-cuda:
 	done
 	PYTHONPATH=. $(PYTHON) scripts/make_table.py
 
-# The table of the README again from the evidence under results/; no model is loaded.
+# Rewrites the tables from the evidence under results/; no model is loaded.
 table: $(INSTALLED)
 	$(BIN)/python scripts/make_table.py
 
-# And what the commands of docs/TUTORIAL.md print, by typing them.
+# Also what the commands of docs/TUTORIAL.md print, by typing them.
 docs: table
 	$(BIN)/python scripts/tutorial.py
 

@@ -1,4 +1,4 @@
-"""The one way in which this program writes a file, or a folder of them, that matters."""
+"""The one way in which this program writes a file that matters, or a folder of such files."""
 
 import errno
 import glob
@@ -13,7 +13,7 @@ from typing import IO
 from ptb_lm.errors import InputError, PtbLmError
 
 PARTIAL = ".partial"
-"""How the name of a file ends that is not yet in its place."""
+"""The end of the name of a file that is not yet in its place."""
 
 
 @contextmanager
@@ -55,18 +55,17 @@ def durable_file(
 
 @contextmanager
 def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a new folder to fill, which then stands at a path as a whole, in place of what does.
+    """Yield an empty temporary folder, then move it to ``path`` as a whole.
 
-    For one writer at a time. The folder is filled aside, flushed to disk, and put in place when
-    all of it is there. Where it replaces one, that takes two moves: of a kill between them the
-    next call makes good, by bringing the old folder back.
+    For one writer at a time. The folder is flushed to disk before it is moved. Replacing takes two
+    renames; if killed between them, the next call restores the old folder.
 
     Args:
-        path: where it is to stand; the folder above it is there.
-        replace: the folder that stands there; otherwise only an empty one may.
+        path: where it is to stand; its parent exists.
+        replace: whether to replace a folder that stands there; otherwise only an empty one may.
 
     Yields:
-        the new folder, empty, aside.
+        the temporary folder.
 
     Raises:
         PtbLmError: it could not be written; what stood there is as it was, and nothing is left
@@ -106,15 +105,15 @@ def still_stands(path: Path) -> str:
 
 
 def current_folder_is_in(folder: Path) -> bool:
-    """Whether a shell, or whoever has started the program, would be left in a folder that is gone.
+    """Whether replacing a folder would leave the shell that called us in a folder that is gone.
 
-    True of the current folder itself and of those above it, if they were replaced.
+    True of the current folder and of its parents.
     """
     return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
 
 
 _REPLACED = "replaced"
-"""What the folder is called aside that another takes the place of."""
+"""The temporary name of a folder that is being replaced."""
 
 
 def _flush(file: IO[bytes]) -> None:
@@ -134,7 +133,7 @@ def _prove(prove: Callable[[Path], object], temporary: Path, path: Path, assuran
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writers that were killed have left; no other may be at work in the folder."""
+    """Remove what killed writers have left; no other may be at work in the folder."""
     for leftover in folder.glob(f".*{PARTIAL}"):
         leftover.unlink(missing_ok=True)
 

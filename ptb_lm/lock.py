@@ -1,4 +1,4 @@
-"""A lock that the system takes back when its holder ends, however that happens."""
+"""A lock that the system releases when its holder ends, however that happens."""
 
 import fcntl
 import logging
@@ -21,13 +21,13 @@ _QUESTION = struct.Struct("@hhqqi0q" if _LINUX else "@qqihh0q")
 
 @contextmanager
 def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
-    """Hold a lock on a folder, or on a file of its own, which holds on more kinds of disks.
+    """Hold an exclusive lock on a folder or a lock file; lock files work on more file systems.
 
     Args:
-        path: a folder, or a lock file, which is made where it is missing and stays; its content is
+        path: a folder, or a lock file, which is made if it is missing, and stays; its content is
             the number of the process that holds it.
-        wait: wait for another holder to let go, unless this flag is raised, instead of being
-            refused.
+        wait: wait for another holder to release it, unless this flag is raised, instead of
+            being refused.
 
     Raises:
         InputError: another process holds it.
@@ -47,7 +47,7 @@ def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
                 with wait.while_waiting():
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
         except BlockingIOError:
-            # The number is a courtesy: of a holder that has only just come, it is not there yet.
+            # The number is a courtesy: a holder that has only just come has not written it yet.
             number = os.read(descriptor, 20).decode(errors="replace").strip()
             named = f"process {number}" if number else "another process"
             raise InputError(
@@ -71,17 +71,17 @@ def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
 
 @contextmanager
 def place_held(folder: Path, stop: StopFlag) -> Iterator[Path]:
-    """Keep others from making or replacing a folder while it is made; wait for them.
+    """Keep others from making or replacing a folder while it is made; wait for them to finish.
 
     Args:
-        folder: those above it are made where they are missing.
-        stop: looked at while waiting.
+        folder: its parents are made if they are missing.
+        stop: checked while waiting.
 
     Yields:
-        where it is to stand: behind a link, what that leads to.
+        where it is to stand: for a link, its target.
 
     Raises:
-        PtbLmError: those above it cannot be made.
+        PtbLmError: its parents cannot be made.
         Stopped: a signal came while it waited.
     """
     place = Path(os.path.realpath(folder))
@@ -94,12 +94,12 @@ def place_held(folder: Path, stop: StopFlag) -> Iterator[Path]:
 
 
 def holder(path: Path) -> int | None:
-    """Return the number of the process that holds a lock file, None where no other one does.
+    """Return the number of the process that holds a lock file, None if no other process does.
 
-    It only asks. To try the lock itself would be to hold it for a moment, in which a training that
-    begins would be refused; so the holder has a second lock on the file, of the kind that can be
-    asked about (F_GETLK of fcntl(2)). A holder on another machine of a network disk has the number
-    -1 or one of that machine. Not for the process that holds the lock: it would lose the second.
+    Only queries. Trying the lock would hold it briefly, and a training starting just then would be
+    refused; so the holder also takes a POSIX lock, which F_GETLK of fcntl(2) can query. A holder on
+    another machine of a network disk has the number -1 or one of that machine. Not for the process
+    that holds the lock: it would lose the POSIX one.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

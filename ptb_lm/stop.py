@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a flag that whatever takes long looks at."""
+"""Ctrl-C, SIGTERM and a closed terminal as a flag that everything that takes long checks."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ class Stopped(Exception):  # noqa: N818 - no error
 class StopFlag:
     """While entered, a signal only raises the flag; a second Ctrl-C ends the process at once.
 
-    That one is left to the system, so that it ends long calls outside Python too. No file suffers,
-    as each is written aside and put in place whole. Of the other signals a second says no more
-    than the first: ``timeout``, a terminal that closes and systemd send two of their own accord. A
-    signal that was ignored when the program began (``nohup``) stays ignored.
+    A second Ctrl-C gets the default handler, so it also interrupts native calls; files are safe
+    because each is renamed into place. Other signals count once: ``timeout``, closing terminals
+    and systemd send two by themselves. A signal that was ignored when the program began
+    (``nohup``) stays ignored.
 
     Attributes:
         signal_number: the first signal that came, or None.
@@ -49,9 +49,9 @@ class StopFlag:
 
     @contextmanager
     def while_waiting(self) -> Iterator[None]:
-        """Within, a signal raises Stopped where it comes: in the midst of waiting for a server.
+        """Within, a signal raises Stopped at once: even in the midst of waiting for a server.
 
-        For work that leaves nothing behind wherever it is broken off.
+        For work that leaves nothing behind wherever it is interrupted.
         """
         self._is_waiting = True
         try:

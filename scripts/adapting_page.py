@@ -12,7 +12,7 @@ FOLDER = "test-time"
 """Of the evidence in results/."""
 
 WAYS = {
-    "usual": "as the paper scores",
+    "usual": "as in the paper",
     "cache": "cache",
     "sgd": "dynamic evaluation, SGD",
     "rms": "dynamic evaluation, RMS",

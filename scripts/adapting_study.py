@@ -106,7 +106,7 @@ class Study:
         model: that is scored.
         mean_squares_file: where MS_g is kept between two starts.
         evidence_file: where the rest is.
-        stop: looked at while a text is read.
+        stop: checked while a text is read.
     """
 
     model: TrainedModel

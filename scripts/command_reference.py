@@ -17,17 +17,17 @@ HEAD = """\
 <!-- made by `make table` from the command line itself; do not edit -->
 # Commands
 
-What `--help` says of each command, on one page. A word in capitals stands for a value, `[…]` may be
-left out, `...` may be repeated.
+What `--help` says about each command, on one page. A word in capitals stands for a value, `[…]` may
+be left out, `...` may be repeated.
 
 {contents}
 
-In all of them `--help` prints the help of a command, and `--debug` adds the traceback to the one
-line of an error. `ptb-lm --install-completion` has the shell complete commands, options and their
-values at Tab (`--show-completion` prints what that would install).
+With every command `--help` prints its help, and `--debug` adds the traceback to the one line of an
+error. `ptb-lm --install-completion` makes the shell complete commands, options and their values at
+Tab (`--show-completion` prints what that would install).
 
 S is `ptb` (the Penn Treebank, fetched when it is first asked for), `synthetic` (the built-in
-language), or a folder of texts of one's own. CKPT is a checkpoint, a run folder (its `last.pt`), or
+language), or a folder of your own texts. CKPT is a checkpoint, a run folder (its `last.pt`), or
 the folder of an exported model. Results go to standard output, progress and warnings to standard
 error.
 """
@@ -42,21 +42,24 @@ EXIT_CODES = (
 ENVIRONMENT = (
     (
         "PTB_LM_DATA_DIR",
-        "the data folder, where `--data-dir` names none; `./data` where neither does",
+        "the data folder, unless `--data-dir` names one; `./data` if neither does",
     ),
     (
         "OMP_NUM_THREADS",
         "PyTorch's: the threads that a process computes with; all cores by default",
     ),
-    ("CUDA_VISIBLE_DEVICES", "CUDA's: which GPUs there are for the program"),
+    ("CUDA_VISIBLE_DEVICES", "CUDA's: which GPUs the program may use"),
     (
         f"WORLD_SIZE, {', '.join(TOLD_BY_TORCHRUN)}",
-        "set by `torchrun`: which of how many processes this is, and where the first one is; see "
+        "set by `torchrun`: which process of how many this is, and where the first one is; see "
         "[DISTRIBUTED.md](DISTRIBUTED.md)",
     ),
     ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA's: set by `--deterministic`, unless it is set already"),
-    ("COLUMNS, NO_COLOR", "the width, and plain text, of `--help` and of `ptb-lm watch`"),
-    ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "of the download of the corpus"),
+    (
+        "COLUMNS, NO_COLOR",
+        "the width of `--help` and of `ptb-lm watch`, and whether they are plain text",
+    ),
+    ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "for the download of the corpus"),
 )
 
 DEFAULT_IN_HELP = re.compile(r"(?:^|[;,] )[Dd]efault:? ")

@@ -40,7 +40,7 @@ def sent_bytes(preset: str) -> int:
 def sent_block(bench: dict[str, Any]) -> str:
     """Return, by preset, how long a step is and how long sending its gradients takes."""
     lines = [
-        f"| model | words a step | seconds a step, one process | MB summed a step "
+        "| model | words per step | seconds per step, one process | MB summed per step "
         f"| {' | '.join(f'seconds to send them, {name}' for name in NETWORKS)} |",
         f"|---|---|---|---|{'---|' * len(NETWORKS)}",
     ]

@@ -1,8 +1,8 @@
-"""Prints the log of a harbour that there is not: a text of our own for docs/TUTORIAL.md.
+"""Prints the log of an imaginary harbour: a text of our own for docs/TUTORIAL.md.
 
 The sentences are drawn from a small grammar in which a verb agrees with a subject that may stand
-several words back, a ship keeps her kind, and what is said of the weather depends on the season:
-enough for a model to learn something, in a minute. The same each time.
+several words back, a ship keeps her kind, and the weather depends on the season: enough for a
+model to learn something, in a minute. The text is the same each time.
 """
 
 import random

@@ -15,7 +15,7 @@ from ptb_lm.report.comparison import Comparison, compare
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.groups import all_but_seed
-from ptb_lm.report.markdown import paper_table
+from ptb_lm.report.markdown import elsewhere_table, paper_table
 
 STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
@@ -35,6 +35,7 @@ def reproduction_blocks(results: Path) -> dict[str, str]:
     bench = read_json(results / "speed" / "bench-fp32.json")
     return {
         "table-1": paper_table(comparison),
+        "elsewhere": elsewhere_table(comparison),
         "curves": curves_block(comparison),
         "cost": cost_block(runs, bench),
         "dropout-study": study_block(results),
@@ -48,14 +49,20 @@ def curves_block(comparison: Comparison) -> str:
 
 
 def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
-    """Return the hours that each run of a row took, and where; of others what the bench says."""
+    """Return the hours that each run of a row took, and where; of others what the bench says.
+
+    Of several runs it is the mean, with the least and the most.
+    """
     lines = ["| row | runs | hours each | on |", "|---|---|---|---|"]
     places: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         row = f"{run.config.run.config}, {run.config.run.precision}"
         places.setdefault((row, run.machine), []).append(run.minutes / 60)
     for (row, machine), hours in places.items():
-        lines.append(f"| {row} | {len(hours)} | {mean(hours):.1f} | {machine} |")
+        each = f"{mean(hours):.1f}"
+        if len(hours) > 1:
+            each += f" ({min(hours):.1f} to {max(hours):.1f})"
+        lines.append(f"| {row} | {len(hours)} | {each} | {machine} |")
     made = {run.config.run.config for run in runs}
     for timed in bench["presets"]:
         if timed["preset"] not in made:

@@ -253,7 +253,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 
 def _check_printed(words: list[str]) -> None:
     """Check a command that make prints: its program, and its options where it is ours."""
-    while words and (words[0] == "do" or re.match(r"[A-Z_]+=", words[0])):
+    while words and (words[0] == "do" or re.match(r"[A-Za-z_]+=", words[0])):
         words.pop(0)
     if not words:
         return
@@ -265,7 +265,8 @@ def _check_printed(words: list[str]) -> None:
     elif words[0].startswith(".venv/bin/"):
         require(shutil.which(program, path=str(Path(sys.executable).parent)), f"no {program}")
     else:
-        known = {">", "echo", "for", "done", "mkdir", "mv", "rm", "touch", "{", "}", "exit", "cp"}
+        known = {">", "echo", "for", "done", "mkdir", "mv", "rm", "test", "touch", "exit", "cp"}
+        known |= {"{", "}"}
         require(program in known, f"make runs {words}")
 
 

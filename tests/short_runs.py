@@ -211,8 +211,8 @@ import ptb_lm.evaluation.evaluate, ptb_lm.report.summary
 pause_at = 0
 steps_are_done = Progress.steps_are_done
 
-def pausing(progress, count):
-    steps_are_done(progress, count)
+def pausing(progress, count, rate):
+    steps_are_done(progress, count, rate)
     if progress.run.step == pause_at:
         print(json.dumps("paused"), file=answers, flush=True)
         sys.stdin.readline()

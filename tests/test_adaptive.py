@@ -15,6 +15,7 @@ import numpy_adaptive
 import pytest
 import torch
 from cli_support import done, done_json, furnish, ptb_lm
+from doc_commands import commands
 
 import ptb_lm as notebook
 from ptb_lm.config import ModelConfig
@@ -340,6 +341,20 @@ def test_the_settings_are_named() -> None:
     tuned = Dynamic.tuned("rms")
     assert (rms["dynamic_rate"], rms["dynamic_decay"]) == dynamic.TUNED["rms"]
     assert rms["dynamic_epsilon"] == tuned.epsilon
+
+
+def test_the_help_tells_the_defaults() -> None:
+    help_of = {option.name: option.help or "" for option in commands()["eval"].params}
+    sgd, rms, cache = Dynamic.tuned("sgd"), Dynamic.tuned("rms"), Cache.tuned(1)
+    told = {
+        "dynamic_rate": f"{sgd.rate:g} (sgd), {rms.rate:g} (rms)",
+        "dynamic_decay": f"{sgd.decay:g} (sgd), {rms.decay:g} (rms)",
+        "cache_theta": f"{cache.theta:g}",
+        "cache_weight": f"{cache.weight:g}",
+    }
+    assert {name: help_of[name].partition("; default ")[2] for name in told} == {
+        name: f"{default}." for name, default in told.items()
+    }
 
 
 def test_a_notebook_gets_what_the_command_prints() -> None:

@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +114,55 @@ def test_no_step_waits_for_the_device(corpus_folder: Path, tmp_path: Path) -> No
         run.state.hidden = run.network.zero_state(5)
         steps = RecordedSteps(run)
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waits_are_errors():
             for _ in range(20):
                 steps.replay()
+
+
+@contextmanager
+def waits_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_after_work_that_cannot_be_recorded_all_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """What reads a value back cannot be recorded; random numbers are still to be had then."""
+    ones = torch.ones(8, device="cuda")
+    stream = torch.cuda.current_stream()
+    work = recording.record(lambda: ones.sum().item() + torch.rand(1, device="cuda").item())
+    assert "no CUDA graph can be recorded here" in caplog.text
+    caplog.clear()
+    assert torch.cuda.current_stream() == stream
+    assert 8 <= work() < 9
+    replay = recording.record_cuda_graph(lambda: torch.rand(4, device="cuda"))
+    assert not torch.equal(replay().clone(), replay())
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn-tanh"])
+def test_bf16_keeps_what_float16_has_no_room_for(cell: str) -> None:
+    """Inputs of 1e-7, which float16 rounds to nothing: to bfloat16 they are as good as any."""
+    set_libraries("bf16")
+    torch.manual_seed(1)
+    config = resolve("small", [f"model.cell={cell}", "model.layers=1"]).model
+    network = LanguageModel(config, 50, "bf16").cuda().eval()
+    exact = LanguageModel(config, 50).double().eval()
+    with torch.no_grad():
+        network.embedding.weight.mul_(1e-6)
+        for name, weight in network.named_parameters():
+            if "bias" in name:
+                weight.zero_()
+        exact.load_weights({name: weight.cpu() for name, weight in network.weights().items()})
+        words = torch.randint(50, (1, 4))
+        ours, _ = network.top_layer(words.cuda(), network.zero_state(4))
+        theirs, _ = exact.top_layer(words, exact.zero_state(4))
+    error = float((ours.cpu().double() - theirs).norm() / theirs.norm())
+    assert 1e-4 < error < 2e-2
+    set_libraries("fp32")
 
 
 def test_recorded_scoring_scores_as_plain_scoring_does(monkeypatch: pytest.MonkeyPatch) -> None:

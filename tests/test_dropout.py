@@ -300,6 +300,17 @@ def test_decay_takes_its_share_after_the_step_whatever_the_rate(weight_decay: fl
     assert parameter.tolist() == pytest.approx(expected)
 
 
+def test_a_decay_smaller_than_what_float32_tells_from_one_still_acts() -> None:
+    """That of the published models: of many weights together, to within a tenth."""
+    torch.manual_seed(1)
+    parameter = torch.nn.Parameter(torch.rand(100_000) + 0.5)
+    before = parameter.detach().double()
+    for _ in range(10):
+        sgd_step_([parameter], 0.5, 1e-7)
+    lost = 1 - float(parameter.detach().double().sum() / before.sum())
+    assert lost == pytest.approx(10 * 1e-7, rel=0.1)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cli_support import Outcome, contents, done, ptb_lm
 
-from ptb_lm.config import resolve, to_toml
+from ptb_lm.config import presets_folder, resolve, to_toml
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
 from ptb_lm.report.averages import Estimate, disjoint_groups
@@ -23,7 +23,7 @@ from ptb_lm.report.comparison import NOT_YET_RUN
 from ptb_lm.report.curves import Curve, mean_curve
 from ptb_lm.report.evidence import read_evidence, read_run, read_runs
 from ptb_lm.report.groups import grouped
-from ptb_lm.report.published import AVERAGED, TABLE_1
+from ptb_lm.report.published import AVERAGED, ELSEWHERE, PUBLISHED, TABLE_1
 from ptb_lm.report.table import results_table
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
@@ -191,7 +191,75 @@ def test_every_figure_of_the_paper_is_a_row_before_there_is_a_run_of_it() -> Non
     assert "large, average of 5" not in found  # which the paper does not give
 
 
+def test_what_others_have_published_stands_beside_ours() -> None:
+    make_seeds(2)
+    make_run("results/bf16", precision="bf16")
+    figures = json.loads(done("report", "--json").out)["elsewhere"]
+    small, medium, large, *variational = figures
+    assert [each["test"] for each in (small, medium, large)] == [115.91, 82.07, 78.29]
+    assert [row["precision"] for row in small["ours"]] == ["fp32", "bf16"]
+    assert small["ours"] == rows()["small, non-regularized"]
+    assert not any(each["ours"] for each in (medium, large, *variational))
+
+
+def test_a_variational_model_stands_beside_its_own_paper() -> None:
+    """And a run of it that was changed does not."""
+    make_run("runs/gal", "gal-medium-untied")
+    make_run("runs/other", "gal-medium-untied", sets=["training.weight_decay=0.0"])
+    found = rows("runs/gal", "runs/other")
+    (ours,) = found["medium, variational (untied)"]
+    assert (ours["paper"], ours["runs"]) == ({"valid": 81.9, "test": 79.7}, ["gal"])
+    (tied,) = found["medium, variational (tied)"]
+    assert (tied["paper"], tied["status"]) == ({"valid": 81.8, "test": 79.7}, NOT_YET_RUN)
+    (changed,) = found["gal-medium-untied, weight_decay=0.0"]
+    assert changed["paper"] is None
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_the_header_of_a_preset_gives_the_figures_that_are_published(preset: str) -> None:
+    header = (presets_folder() / f"{preset}.toml").read_text(encoding="utf-8").partition("[")[0]
+    published = PUBLISHED[preset]
+    assert f"Published: valid {published.valid}, test {published.test}" in header
+    assert f"{published.parameters:,}" in header
+
+
 # Which runs go together
+
+
+def test_runs_of_a_sweep_are_told_apart_by_what_was_changed() -> None:
+    for size in (16, 32):
+        make_run(f"runs/{size}", sets=[f"model.hidden_size={size}", "model.tied=true"])
+    many = ["model.layers=1", "training.epochs=3", "training.decay=3.0", "training.clip_norm=9.0"]
+    make_run("runs/many", sets=many)
+    names = {
+        line["model"]: line["group"]
+        for title in rows("runs/16", "runs/32", "runs/many").values()
+        for line in title
+        if line["group"]
+    }
+    assert names == {
+        "small, hidden_size=16, tied=true": "small-hidden_size-16-tied-true",
+        "small, hidden_size=32, tied=true": "small-hidden_size-32-tied-true",
+        "small, layers=1, epochs=3, decay=3.0, …": "small-layers-1-epochs-3-decay-3-0",
+    }
+
+
+def test_configs_of_ones_own_are_told_apart_by_what_differs_between_them() -> None:
+    Path("own.toml").write_text(presets_folder().joinpath("small.toml").read_text())
+    make_run("runs/one", "own.toml")
+    assert "own" in rows("runs/one")
+    make_run("runs/two", "own.toml", sets=["model.dropout=0.5"])
+    assert {"own, dropout=0.0", "own, dropout=0.5"} <= rows("runs/one", "runs/two").keys()
+
+
+def test_of_models_that_no_paper_has_no_papers_table_is_shown() -> None:
+    make_run("runs/text", data="my/text")
+    done("report", "runs/text", "--out", "report")
+    for name in ("report.md", "report.html"):
+        text = Path("report", name).read_text(encoding="utf-8")
+        assert NOT_YET_RUN not in text
+        assert "arXiv" not in text
+        assert "my/text" in text
 
 
 def test_precisions_are_rows_of_their_own_and_never_averaged_together() -> None:
@@ -218,11 +286,11 @@ def test_a_run_that_is_not_the_papers_is_in_the_other_table() -> None:
         ("small", "corpus", ["away"]),  # no path that is a machine's own
         ("small", "my/text", ["text", "text-again"]),
         ("small, average of 2", "my/text", ["text", "text-again"]),
-        ("small, changed", "ptb", ["own"]),
+        ("small, hidden_size=201", "ptb", ["own"]),
     ]
     assert all(line["paper"] is None for line in record["others"])
     names = [curve["group"] for curve in record["curves"]]
-    assert sorted(names) == ["small", "small-2", "small-changed"]
+    assert sorted(names) == ["small", "small-2", "small-hidden_size-201"]
     shown = done("report", "runs/text").out.split("## Other runs")[1]
     assert "| my/text | 10,000 | text |" in shown
 
@@ -342,7 +410,10 @@ def test_markdown_shows_what_json_holds() -> None:
     shown = [cells(line) for line in done("report").out.splitlines() if line.startswith("|")]
     heads = [index for index, line in enumerate(shown) if line[0] == "model"]
     lines = [line for index, line in enumerate(shown) if index - 1 not in heads]
-    tables = [line for line in lines if line[0] != "model"]
+    tables = [line for line in lines if line[0] != "model" and len(line) > 4]
+    assert [line[:2] for line in lines if len(line) == 4 and line[0] != "model"] == [
+        [figure.model, figure.source] for figure in ELSEWHERE
+    ]
     expected = [*record["paper"], *record["others"]]
     assert len(tables) == len(expected)
     for line, held in zip(tables, expected, strict=True):
@@ -458,7 +529,8 @@ def test_the_pages_tables_have_the_figures(written: tuple[Path, Outcome]) -> Non
     folder, _ = written
     page = Page((folder / "report.html").read_text())
     record = json.loads((folder / "report.json").read_text())
-    lines = [line for line in page.cells if line[0] in {row["model"] for row in record["paper"]}]
+    models = {row["model"] for row in record["paper"]}
+    lines = [line for line in page.cells if line[0] in models and len(line) > 6]
     assert len(lines) == len(record["paper"])
     for line, held in zip(lines, record["paper"], strict=True):
         assert line[0] == held["model"]
@@ -562,7 +634,10 @@ def test_several_seeds_are_one_row_of_the_readme_with_a_link_to_each() -> None:
     assert average[3] == f"**{both['mean']:.2f} / {both_test['mean']:.2f}**"
     assert average[4] == "fp32, 1 group of 2"
     assert [line[3] for line in (medium, large)] == [NOT_YET_RUN] * 2
-    assert len([line for line in shown if len(line) == 6]) == 6  # no row of an average not made
+    models = len(PUBLISHED)
+    assert (
+        len([line for line in shown if len(line) == 6]) == 3 + models
+    )  # no row of an average not made
 
 
 def test_unfinished_evidence_makes_no_table() -> None:

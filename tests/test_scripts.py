@@ -84,8 +84,8 @@ def test_a_stopped_run_goes_on_by_the_same_command(
 ) -> None:
     done = progress.Progress.steps_are_done
 
-    def stop_after_three(self: progress.Progress, count: int) -> None:
-        done(self, count)
+    def stop_after_three(self: progress.Progress, count: int, rate: float) -> None:
+        done(self, count, rate)
         if self.run.step == 3:
             signal.raise_signal(signal.SIGTERM)
 

@@ -104,14 +104,14 @@ def same_line(shown: str, printed: str, *, figures: bool = True) -> bool:
 @pytest.mark.parametrize(
     ("printed", "same"),
     [
-        ("epoch 1/6  train  17.11  4,000 words/s  elapsed 0:00:09", True),
-        ("epoch 1/6  train  19.00  8,123 words/s  elapsed 0:00:05", False),
-        ("epoch 2/6  train  16.97  8,123 words/s  elapsed 0:00:05", False),
-        ("epoch 1/6  valid  16.97  8,123 words/s  elapsed 0:00:05", False),
+        ("epoch 1/6  train  17.11  4,000 words/s  eta 0:00:09", True),
+        ("epoch 1/6  train  19.00  8,123 words/s  eta 0:00:05", False),
+        ("epoch 2/6  train  16.97  8,123 words/s  eta 0:00:05", False),
+        ("epoch 1/6  valid  16.97  8,123 words/s  eta 0:00:05", False),
     ],
 )
 def test_two_lines_are_the_same_but_for_the_machine(printed: str, same: bool) -> None:
-    shown = "epoch 1/6  train    16.97     8,123 words/s  elapsed 0:00:05"
+    shown = "epoch 1/6  train    16.97     8,123 words/s  eta 0:00:05"
     assert same_line(shown, printed) is same
 
 

@@ -1,4 +1,4 @@
-"""The command line: options in, one function of the package called, results out.
+"""The command line: options in, a call of one function of the package, results out.
 
 A module holds a command or a few that belong together. What imports torch is imported inside the
 command that needs it, so that ``--help`` and the commands that only read text answer at once.

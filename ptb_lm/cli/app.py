@@ -23,7 +23,7 @@ DataDir = Annotated[
 DataName = Annotated[
     str | None,
     typer.Option(
-        help="ptb, synthetic, or a folder with train.txt, valid.txt, maybe test.txt; default ptb.",
+        help="ptb, synthetic, or a folder of train.txt, valid.txt and maybe test.txt; default ptb.",
         autocompletion=complete.corpus,
     ),
 ]
@@ -41,12 +41,15 @@ Device = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="fp32, tf32 or bf16; default auto: by device.", autocompletion=complete.precision
+        help="fp32, tf32 or bf16; default auto: depends on the device.",
+        autocompletion=complete.precision,
     ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a key; repeatable."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change a key of the config; repeatable."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -63,7 +66,7 @@ def main(
         bool,
         typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command; --debug is read where errors are printed."""
 
@@ -74,5 +77,5 @@ def show(result: str) -> None:
 
 
 def say(message: str) -> None:
-    """Write a word on progress to standard error."""
+    """Write a message on progress to standard error."""
     sys.stderr.write(message + "\n")

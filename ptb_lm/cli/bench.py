@@ -22,9 +22,15 @@ def bench_command(
     device: Device = None,
     precision: Precision = None,
     against_stock: Annotated[
-        bool, typer.Option("--against-stock", help="Alternate with benchmarks/stock.py.")
+        bool,
+        typer.Option(
+            "--against-stock",
+            help="Alternate with the same model built from stock PyTorch parts.",
+        ),
     ] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Of two seconds; the median counts.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds of two seconds each; the median is reported.")
+    ] = 7,
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""

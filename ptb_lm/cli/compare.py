@@ -12,7 +12,8 @@ from ptb_lm.strict_json import to_json
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is held to.")
+        list[Path],
+        typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline."),
     ],
     as_json: AsJson = False,
 ) -> None:

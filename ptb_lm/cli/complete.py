@@ -1,14 +1,14 @@
 """What a shell offers for the value of an option when Tab is pressed.
 
-Each function takes what is typed so far. What the values are is known elsewhere, and imported from
-there in the function: without torch, as a shell waits for the answer.
+Each function takes what has been typed so far. The values are defined elsewhere and imported from
+there inside the function: without torch, as a shell waits for the answer.
 """
 
 from typing import get_args
 
 
 def preset(incomplete: str) -> list[tuple[str, str]]:
-    """Return the presets with what each is; for a file, a shell completes names itself."""
+    """Return the presets, each with what it is; a shell completes the names of files itself."""
     from ptb_lm.config import preset_headline, preset_names
 
     return [(name, preset_headline(name)) for name in preset_names() if name.startswith(incomplete)]

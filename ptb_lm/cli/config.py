@@ -33,7 +33,7 @@ def config_show(
     ],
     assignments: Assignments = None,
 ) -> None:
-    """Print a config, resolved, as TOML that --config takes."""
+    """Print a resolved config as TOML that --config accepts."""
     from ptb_lm.config import recipe_of, resolve, to_toml
 
     show(to_toml(recipe_of(resolve(name, assignments))).rstrip())

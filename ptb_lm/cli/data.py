@@ -36,24 +36,26 @@ def data_prepare(
         list[Path], typer.Argument(metavar="FILE...", help="Texts; - is standard input.")
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where train.txt, valid.txt, test.txt go.")
+        Path, typer.Option(metavar="FOLDER", help="Where train.txt, valid.txt and test.txt go.")
     ],
-    valid_share: Annotated[float, typer.Option(help="Of the lines, for validation.")] = 0.05,
-    test_share: Annotated[float, typer.Option(help="For the test; 0: no test.txt.")] = 0.05,
+    valid_share: Annotated[float, typer.Option(help="Share of lines for validation.")] = 0.05,
+    test_share: Annotated[
+        float, typer.Option(help="Share of lines for test; 0 writes no test.txt.")
+    ] = 0.05,
     lower: Annotated[bool, typer.Option("--lower", help="Put words into lower case.")] = False,
     min_count: Annotated[
         int, typer.Option(help="Words rarer than this in train.txt become <unk>.")
     ] = 2,
     max_vocab: Annotated[
-        int | None, typer.Option(help="The most types, <eos> and <unk> among them.")
+        int | None, typer.Option(help="Keep at most N types, <eos> and <unk> included.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of the lines.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.")] = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a corpus that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing corpus.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a folder for --data from texts: a line is a sentence, rare words become <unk>."""
+    """Make a folder for --data from texts: each line is a sentence, rare words become <unk>."""
     from ptb_lm.corpus.describe import preparation_lines
     from ptb_lm.corpus.prepare import Preparation, prepare
 
@@ -65,7 +67,7 @@ def data_prepare(
 
 @data_app.command("info")
 def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Say where a corpus is, its tokens, types, share of <unk> and checksums."""
+    """Say where a corpus is, and its tokens, types, share of <unk> and checksums."""
     from ptb_lm.corpus.describe import corpus_lines, describe_corpus
     from ptb_lm.corpus.load import data_directory
 

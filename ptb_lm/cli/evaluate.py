@@ -22,42 +22,63 @@ def evaluate(
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Another text instead of a split; - is standard input."),
+        typer.Option(
+            metavar="FILE", help="A text of your own instead of a split; - is standard input."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="stream or columns; default as the paper: test stream, others columns.",
+            help="stream or columns; default as in the paper: stream for test, else columns.",
             autocompletion=complete.protocol,
         ),
     ] = None,
     save_scores: Annotated[
         Path | None,
-        typer.Option(metavar="F.npz", help="Keep the log-probability of each target."),
+        typer.Option(metavar="F.npz", help="Save the log-probability of each target."),
     ] = None,
     mc_samples: Annotated[
         int,
-        typer.Option(min=0, help="And the mean probability of N passes with dropout."),
+        typer.Option(
+            metavar="N", min=0, help="Also report the mean probability of N passes with dropout on."
+        ),
     ] = 0,
     dynamic: Annotated[
         str | None,
-        typer.Option(metavar="sgd|rms", help="And by weights that learn from what they have read."),
+        typer.Option(
+            metavar="sgd|rms",
+            help="Also report dynamic evaluation: weights keep learning from the text already "
+            "scored.",
+        ),
     ] = None,
     dynamic_rate: Annotated[
-        float | None, typer.Option(metavar="ETA", help="Their learning rate.")
+        float | None,
+        typer.Option(
+            metavar="ETA", help="Learning rate of --dynamic; default 0.07 (sgd), 0.0005 (rms)."
+        ),
     ] = None,
     dynamic_decay: Annotated[
         float | None,
-        typer.Option(metavar="LAMBDA", help="The share of their way back, at each update."),
+        typer.Option(
+            metavar="LAMBDA",
+            help="How far each update pulls weights back to the trained ones (0 to 1); "
+            "default 0.003 (sgd), 0.001 (rms).",
+        ),
     ] = None,
     cache: Annotated[
-        int | None, typer.Option(metavar="N", help="And with a cache of the last N states.")
+        int | None,
+        typer.Option(metavar="N", help="Also report a continuous cache of the last N states."),
     ] = None,
     cache_theta: Annotated[
-        float | None, typer.Option(metavar="THETA", help="How alike the states must be.")
+        float | None,
+        typer.Option(
+            metavar="THETA",
+            help="Sharpness of the cache: 0 counts all states alike; default 0.4.",
+        ),
     ] = None,
     cache_weight: Annotated[
-        float | None, typer.Option(metavar="LAMBDA", help="The cache's share of a probability.")
+        float | None,
+        typer.Option(metavar="LAMBDA", help="Share of the cache in the probability; default 0.15."),
     ] = None,
     device: Device = None,
     data: DataNow = None,
@@ -66,7 +87,8 @@ def evaluate(
 ) -> None:
     """Print the perplexity of each checkpoint and, for several, of their average.
 
-    What begins with "And" is printed beside the usual figure; --dynamic and --cache go together.
+    --mc-samples, --dynamic and --cache add figures beside the standard one; --dynamic and --cache
+    combine.
     """
     from ptb_lm.evaluation.cache import Cache
     from ptb_lm.evaluation.dynamic import Dynamic
@@ -125,7 +147,7 @@ def _require_place(save_scores: Path) -> None:
 
 
 def _require(option: str, value: object, **settings: object) -> None:
-    """Raise InputError if a setting is given of an option that is not."""
+    """Raise InputError if a setting is given without the option that it belongs to."""
     for name, setting in settings.items():
         if setting is not None and value is None:
             raise InputError(f"{option}-{name}: has a meaning only with {option}")
@@ -136,7 +158,7 @@ def average(
     score_files: Annotated[list[Path], typer.Argument(metavar="SCORES.npz...")],
     as_json: AsJson = False,
 ) -> None:
-    """Print the exact perplexity of the average of models from their saved scores."""
+    """Print the exact perplexity of an average of models from their saved scores."""
     from ptb_lm.evaluation.scores import load_scores, require_each_once, result_table
     from ptb_lm.report.summary import average_summary
 

@@ -14,16 +14,16 @@ def export_command(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CKPT", help="A checkpoint, run folder or exported model.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to; new or empty.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write; new or empty.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an exported model that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing exported model.")
     ] = False,
     device: Device = None,
     data: DataNow = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Write a model for use without ptb-lm: weights, config, words, its perplexity, how to load."""
+    """Write a model for use without ptb-lm: weights, config, words, perplexity, loading code."""
     from ptb_lm.evaluation.export import export
     from ptb_lm.report.summary import average_summary
 

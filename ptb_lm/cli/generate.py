@@ -14,24 +14,29 @@ from ptb_lm.stop import StopFlag
 @app.command()
 def generate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
-    words: Annotated[int, typer.Option(min=1, help="How many words to draw, at most.")] = 100,
-    prompt: Annotated[str, typer.Option(help="Words to go on from.")] = "",
-    samples: Annotated[int, typer.Option(min=1, help="How many texts, each of as many words.")] = 1,
+    words: Annotated[int, typer.Option(min=1, help="Draw at most this many words.")] = 100,
+    prompt: Annotated[str, typer.Option(help="Words to continue from.")] = "",
+    samples: Annotated[
+        int, typer.Option(min=1, help="How many texts to draw, each of --words words.")
+    ] = 1,
     sentence: Annotated[
-        bool, typer.Option("--sentence", "--stop-at-eos", help="End each at its first <eos>.")
+        bool, typer.Option("--sentence", "--stop-at-eos", help="Stop each text at its first <eos>.")
     ] = False,
-    temperature: Annotated[float, typer.Option(min=0.01, help="1 is the model as it is.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="1 leaves the model's distribution unchanged.")
+    ] = 1.0,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Only of the K likeliest words; 1 is greedy.")
+        int | None, typer.Option(min=1, help="Draw only from the K likeliest words; 1 is greedy.")
     ] = None,
     top_p: Annotated[
-        float, typer.Option(help="Only of the fewest words that have probability P together.")
+        float,
+        typer.Option(help="Draw only from the fewest words that together have probability P."),
     ] = 1.0,
-    allow_unk: Annotated[bool, typer.Option("--allow-unk", help="Draw <unk> too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the draws.")] = 1,
+    allow_unk: Annotated[bool, typer.Option("--allow-unk", help="Let <unk> be drawn too.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")] = 1,
     device: Device = None,
 ) -> None:
-    """Sample text, a sentence a line; several texts with an empty line between."""
+    """Sample text, one sentence per line; an empty line separates several texts."""
     from ptb_lm.corpus.text import from_command_line
     from ptb_lm.evaluation.generate import Sampling, sample_generator
     from ptb_lm.evaluation.generate import generate as sample

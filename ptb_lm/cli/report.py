@@ -17,11 +17,13 @@ def report_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write Markdown, JSON, HTML and the curves there."),
+        typer.Option(
+            metavar="FOLDER", help="Write Markdown, JSON, HTML and learning curves there."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set runs beside the paper's table: seeds, averages, learning curves; no model is loaded."""
+    """Show runs beside the paper's table: seeds, averages, learning curves; no model is loaded."""
     from ptb_lm.report.comparison import compare
     from ptb_lm.report.evidence import read_runs
     from ptb_lm.report.markdown import report_markdown

@@ -18,28 +18,32 @@ def score(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", help="Read one after another; - is standard input."),
+        typer.Argument(
+            metavar="[FILE...]", help="Texts, read one after another; - is standard input."
+        ),
     ] = None,
     per_word: Annotated[
-        bool, typer.Option("--per-word", help="A row for each word: its surprisal in bits.")
+        bool, typer.Option("--per-word", help="Print a row for each word: its surprisal in bits.")
     ] = False,
     continuous: Annotated[
         bool,
-        typer.Option("--continuous", help="One stream: the state goes on from line to line."),
+        typer.Option(
+            "--continuous", help="Read one stream: the state is carried from line to line."
+        ),
     ] = False,
     nbest: Annotated[
         str | None,
         typer.Option(
             metavar="CONVENTION",
-            help="Lines are `id text`; rank each utterance's: its lines have the ids "
-            "utterance-1, utterance-2, … (numbered), or all the same id (repeated).",
+            help="Lines are `id text`; rank those of each utterance, whose ids are "
+            "utterance-1, utterance-2, … (numbered), or all the same (repeated).",
         ),
     ] = None,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="A JSON object a line instead of TSV.")
+        bool, typer.Option("--json-lines", help="Print a JSON object per line instead of TSV.")
     ] = False,
     line_buffered: Annotated[
-        bool, typer.Option("--line-buffered", help="Answer each line as it comes; slower.")
+        bool, typer.Option("--line-buffered", help="Answer each line as it arrives; slower.")
     ] = False,
     device: Device = None,
 ) -> None:
@@ -91,7 +95,7 @@ def score(
 
 
 def _after_what_is_written(lines: Iterable[str]) -> Iterator[str]:
-    """Have whoever reads the results get those there are, before another line is waited for."""
+    """Flush the results so far to whoever reads them, before waiting for another line."""
     sys.stdout.flush()
     for line in lines:
         yield line

@@ -28,26 +28,31 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option(help="Run folder; default runs/CONFIG-seedN.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and dropout; default 1.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of weights and dropout; default 1.")
+    ] = None,
     device: Device = None,
     precision: Precision = None,
     deterministic: Annotated[
-        bool | None, typer.Option("--deterministic", help="The same bits each time on CUDA too.")
+        bool | None,
+        typer.Option("--deterministic", help="Give the same bits each time on CUDA too."),
     ] = None,
     assignments: Assignments = None,
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop, resumable, after this many steps in all.")
+        int | None,
+        typer.Option(min=1, help="Stop after this many steps in all; --resume continues."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+        bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew in an existing run folder.")
+        bool, typer.Option("--overwrite", help="Start over in an existing run folder.")
     ] = False,
     log: Annotated[
         str | None,
         typer.Option(
-            help="tensorboard: write the metrics for it as well.", autocompletion=complete.log
+            help="tensorboard: also write the metrics as its event files.",
+            autocompletion=complete.log,
         ),
     ] = None,
     data_dir: DataDir = None,

@@ -13,13 +13,13 @@ from ptb_lm.strict_json import to_json
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    once: Annotated[bool, typer.Option("--once", help="Print the view once and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
     interval: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=3600, help="Seconds between two updates.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a training is, live on a terminal; it is not disturbed. Ctrl-C leaves."""
+    """Show how far a training has come, live on a terminal, undisturbed; Ctrl-C leaves."""
     import time
 
     from rich.console import Console

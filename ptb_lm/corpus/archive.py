@@ -1,7 +1,6 @@
-"""The files in an archive of a stranger's: one by one, in bounded memory, never unpacked by path.
+"""Read an untrusted archive's files one by one, in bounded memory, never extracting by path.
 
-The modules of the standard library read what an archive declares of itself, which may be any
-amount, so that each is bounded from outside.
+The standard library trusts the sizes that an archive declares, so each read is bounded here.
 """
 
 import gzip
@@ -42,7 +41,7 @@ _CHUNK_BYTES = 1 << 16
 def archive_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the name and the opened content of each regular file of a .zip, .tar.gz or .tar.
 
-    Of a content no more than ``CONTENT_BYTES`` may be read.
+    At most ``CONTENT_BYTES`` of a content may be read.
 
     Raises:
         UNREADABLE: the file is no such archive, is damaged, or is larger, in itself or in what it
@@ -83,7 +82,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 class _BoundedReader:
-    """The bytes of a tar archive, forwards only: so many may be read, more may be skipped.
+    """The bytes of a tar archive, forwards only: a limited number may be read, more may be skipped.
 
     Attributes:
         budget: bytes that may be read until it is set anew. A header may declare extensions of any

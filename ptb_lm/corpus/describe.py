@@ -21,7 +21,7 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
     Args:
         name: ``ptb``, ``synthetic`` or a folder.
         data_dir: the data folder, where ``ptb`` is.
-        stop: looked at while the texts are read.
+        stop: checked while the texts are read.
 
     Returns:
         ``name``, ``place``, ``types``, ``vocabulary_sha256`` and for each split that there is

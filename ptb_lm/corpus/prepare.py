@@ -110,7 +110,7 @@ def prepare(
         out: the folder; those above it are made where they are missing.
         preparation: how.
         overwrite: whether a corpus that is there may be replaced.
-        stop: looked at throughout.
+        stop: checked throughout.
 
     Returns:
         ``folder``, the settings, ``types`` of the vocabulary, and for each split ``lines``,

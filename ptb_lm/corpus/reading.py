@@ -32,7 +32,7 @@ def read_words(path: Path, stop: StopFlag = NEVER, line_end: str = EOS) -> Itera
 
     Args:
         path: of the file; ``-`` is standard input. It is read once, so that a pipe will do.
-        stop: looked at before each part, and ends the wait for one.
+        stop: checked before each part, and ends the wait for one.
         line_end: what a line is ended with, see :func:`~ptb_lm.corpus.text.words_of`.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Tokens in memory: word indices, 4 bytes each, and never their like beside them.
+"""Word indices in memory, 4 bytes each, never held twice.
 
 Shapes: N tokens of a text, V words of a vocabulary.
 """
@@ -13,14 +13,14 @@ TokenIds = NDArray[np.int32]
 
 BLOCK_TOKENS = 1 << 20
 PART_TOKENS = 1 << 18
-"""What is worked on at once, where the result would be as large as the text or larger."""
+"""How many tokens are worked on at once, if the result would be as large as the text or larger."""
 
 
 class TokenBuffer:
-    """Takes tokens in until there are no more, and makes one array of them.
+    """Collects tokens until there are no more, and makes one array of them.
 
-    The blocks that they lie in meanwhile go back to the system one by one, as the array fills.
-    That is why they are mappings: ``malloc`` may keep what is freed, and is told to in training.
+    The blocks that hold them meanwhile go back to the system one by one, as the array fills. That
+    is why they are mappings: ``malloc`` may keep what is freed, and is told to in training.
     """
 
     def __init__(self) -> None:

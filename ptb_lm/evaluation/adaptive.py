@@ -48,7 +48,7 @@ def adaptive_log_probabilities(
         paces: how each parameter learns from the text, by its name; None: the weights stay.
         steps: T: the tokens read between two updates. Without ``paces`` it changes no figure.
         cache: what p_cache is made by; None: p_vocab alone.
-        stop: looked at before each T steps.
+        stop: checked before each T steps.
 
     Returns:
         ln p of the tokens 1 … N-1, (N - 1,), on the CPU.

@@ -32,7 +32,7 @@ class Cache:
 
     Attributes:
         size: n, how many pairs are remembered.
-        theta: how much a state must be like the present one to count; 0: all count alike.
+        theta: sharpness, how similar to the present state one must be to count; 0: all count alike.
         weight: lambda, the share of p_cache.
 
     Raises:

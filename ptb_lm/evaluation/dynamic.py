@@ -2,7 +2,7 @@
 
 Krause, Kahembwe, Murray and Renals, "Dynamic Evaluation of Neural Sequence Models"
 (arXiv 1709.07432). A text is read in segments s_1, s_2, … of a few tokens. Each is scored by the
-weights made of what came before it, and only then they are updated. With theta_g the weights as
+weights made from what came before it, and only then are they updated. With theta_g the weights as
 they were trained, L the NLL of a segment, eta the rate and lambda the decay, section 5 has
 
     SGD   theta_i = theta_{i-1} - eta grad L(s_i) + lambda (theta_g - theta_{i-1})
@@ -14,7 +14,7 @@ RMS_norm is sqrt(MS_g) by its average over all weights. Backpropagation ends at 
 segment, while the hidden state goes on.
 
 Here L is the NLL summed over a segment's tokens, and for MS_g averaged over streams, as the
-objective of training is; with a mean in its place, rates would be that many times greater.
+objective of training is; with a mean in its place, rates would be that many times larger.
 
 Shapes: T steps of a segment, B streams, V words, H hidden units.
 """
@@ -54,7 +54,7 @@ class Dynamic:
         rate: eta.
         decay: lambda.
         segment: tokens read between two updates; the paper's number for words is 5.
-        epsilon: of the form ``rms``, for weights whose gradient was hardly ever another than zero.
+        epsilon: of ``rms``; keeps steps bounded for weights whose gradient was almost always zero.
 
     Raises:
         InputError: a setting is out of its range.
@@ -117,11 +117,11 @@ def _require_form(form: str) -> None:
 
 
 class Pace(NamedTuple):
-    """How a parameter is updated, for all of its weights alike, (), or each its own.
+    """How a parameter is updated: all of its weights alike, (), or each in its own way.
 
     Attributes:
         step: what its gradient is multiplied by.
-        decay: which share of its way from the trained weight it goes back.
+        decay: how far it is pulled back to the trained weight, 0 to 1.
     """
 
     step: Tensor
@@ -159,7 +159,7 @@ def gradient_mean_squares(
         network: left as it is.
         tokens: the training text, (N,).
         segment: T.
-        stop: looked at before each segment.
+        stop: checked before each segment.
 
     Raises:
         InputError: the text is shorter than a segment.
@@ -185,17 +185,16 @@ def gradient_mean_squares(
 
 
 def differentiable_copy(network: LanguageModel) -> LanguageModel:
-    """Return a copy without dropout whose gradients can be had.
+    """Return a copy with dropout off that can be differentiated.
 
-    In evaluation mode they could not on a GPU, where cuDNN keeps what they need in training mode
-    alone.
+    In evaluation mode cuDNN does not keep what backward needs.
     """
     network = copy.deepcopy(network).train()
     for module in network.modules():
         if isinstance(module, Dropout):
             module.eval()
         elif isinstance(module, nn.RNNBase):
-            module.flatten_parameters()  # which the copy has no longer in one piece
+            module.flatten_parameters()  # whose weights the copy no longer has in one piece
     return network
 
 
@@ -203,23 +202,23 @@ def taken_gradient(parameter: nn.Parameter) -> tuple[Tensor | slice, Tensor]:
     """Take a parameter's gradient from it.
 
     Returns:
-        the rows that it is of, each once, and the gradient of these; all rows of a dense one.
+        the rows that it covers, each once, and their gradient; all rows if it is dense.
     """
     gradient = parameter.grad
     assert gradient is not None
     parameter.grad = None
     if not gradient.is_sparse:
         return slice(None), gradient
-    gradient = gradient.coalesce()  # a word that a segment has twice counts once, with the sum
+    gradient = gradient.coalesce()  # a word that occurs twice counts once, with the sum
     return gradient.indices()[0], gradient.values()
 
 
 class AdaptiveNetwork:
     """A copy of a network that learns from what it reads; the network itself stays theta_g.
 
-    Rows of the embedding that a segment does not have only decay, and do so later: k updates at
-    once when their word comes again, which leaves (1 - lambda)^k of their way. So that an update
-    takes no pass over all of the embedding.
+    Embedding rows absent from a segment only decay, and lazily: when the word recurs, its k missed
+    updates are applied at once (factor (1 - lambda)^k). This spares each update a pass over the
+    embedding.
 
     Attributes:
         copy: with the weights theta_i.
@@ -259,7 +258,7 @@ class AdaptiveNetwork:
 
     @torch.no_grad()
     def _catch_up(self, rows: Tensor) -> None:
-        """Decay rows of the embedding as often as they have missed it; any of them may be twice."""
+        """Apply the decays that rows of the embedding have missed; a row may be given twice."""
         name = "embedding.weight"
         weight, trained = self.copy.embedding.weight, self._trained[name][rows]
         missed = (self.updates - self.row_updates[rows])[:, None]

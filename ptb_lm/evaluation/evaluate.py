@@ -82,7 +82,7 @@ def score_text(
         tokens: (N,).
         text: what :func:`scored_text` says of it.
         name: what to call the member.
-        stop: looked at before each window.
+        stop: checked before each window.
         scorer: without dropout, or the mean of passes with it.
 
     Raises:
@@ -215,7 +215,7 @@ def evaluate(
             by default where its config says.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
         way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
-        stop: looked at before each window.
+        stop: checked before each window.
 
     Returns:
         ln p of each target, with what it was made from.

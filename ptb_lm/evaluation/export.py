@@ -76,7 +76,7 @@ def export(
             by default where its config says, without which nothing is measured.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``. Nothing is
             fetched.
-        stop: looked at while the data is read, and before each window that is scored.
+        stop: checked while the data is read, and before each window that is scored.
 
     Raises:
         InputError: there is no such model or device, it is damaged, ``data`` is not what it was

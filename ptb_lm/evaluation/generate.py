@@ -71,7 +71,7 @@ def generate(
         count: how many words to draw, ``<eos>`` among them; fewer if it is the end.
         sampling: what may be drawn, and how likely.
         generator: on the CPU, where the drawing is done on any device; by default PyTorch's own.
-        stop: looked at before each word.
+        stop: checked before each word.
 
     Yields:
         the words drawn.

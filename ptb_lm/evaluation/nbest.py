@@ -98,7 +98,7 @@ def rank(
         model: see :func:`~ptb_lm.evaluation.trained.load`.
         hypotheses: those of an utterance stand together; one at a time is held in memory.
         lines_at_once: see :func:`~ptb_lm.evaluation.score.score`.
-        stop: looked at before each window.
+        stop: checked before each window.
 
     Yields:
         the utterances as they come, each's hypotheses by rank.

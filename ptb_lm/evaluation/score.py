@@ -91,7 +91,7 @@ def score(
             from line to line, and the first token of all is given, not predicted. The sum is then
             that of :func:`~ptb_lm.evaluation.evaluate.evaluate` of the same text.
         lines_at_once: 1 answers each line as it comes.
-        stop: looked at before each window.
+        stop: checked before each window.
 
     Returns:
         the score of each line.

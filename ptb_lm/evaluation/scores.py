@@ -168,8 +168,8 @@ def text_sha256(batches: Iterable[Sequence[str]]) -> str:
 def save_scores(scores: Scores, path: Path) -> None:
     """Write a score file: an ``.npz`` of float32 scores and their description, no pickle in it.
 
-    The usual way goes without saying. A file of another names it, which versions that know of no
-    other refuse to read, rather than to take it for the usual one.
+    The standard way is not written, so old files stay valid; any other is, and versions that do not
+    know the key refuse the file.
 
     Raises:
         PtbLmError: it could not be written.

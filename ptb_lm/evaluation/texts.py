@@ -70,7 +70,7 @@ def tokens_of_split(
         split: ``train``, ``valid`` or ``test``; of these the last may be another text than at the
             time of the training, see :func:`corpus_of`.
         data_dir: the data folder.
-        stop: looked at between two files.
+        stop: checked between two files.
         otherwise: what a user can do without the data.
 
     Raises:

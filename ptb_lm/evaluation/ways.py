@@ -1,6 +1,6 @@
-"""Ways to score a text with a trained model: the usual one, and others that are asked for by name.
+"""Ways to score a text with a trained model: the standard one, and others on request.
 
-The usual one is the paper's: no dropout, fixed weights, nothing remembered but the hidden state.
+The standard one is the paper's: no dropout, fixed weights, no memory but the hidden state.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ from ptb_lm.model.scoring import (
 from ptb_lm.stop import StopFlag
 
 MakeScorer = Callable[[TrainedModel, Path], Scorer]
-"""Makes the scoring itself for a model, from the data folder where it needs the training text.
+"""Build the scorer for a model; raises InputError if the method does not apply to it.
 
-Raises InputError where the model has no such.
+The data folder is for those that need the training text.
 """
 
 
@@ -39,11 +39,11 @@ class Way:
     """A way to score.
 
     Attributes:
-        key: what it is called in JSON.
-        title: what it is called where a person reads, its settings with it, and in score files.
-        scorer: makes the scoring.
-        settings: what it was asked for with.
-        one_stream: whether it reads a text as one stream alone.
+        key: its name in JSON.
+        title: its name for a person and in score files, settings included.
+        scorer: builds the scorer.
+        settings: with which it was requested.
+        one_stream: whether it reads a text only as one stream.
     """
 
     key: str
@@ -57,14 +57,14 @@ AS_THE_PAPER = Way("usual", USUAL, lambda model, data_dir: target_log_probabilit
 
 
 def monte_carlo(samples: int) -> Way:
-    """Score by the mean probability of so many passes with dropout (arXiv 1512.05287)."""
+    """Score by the mean probability of several passes with dropout on (arXiv 1512.05287)."""
 
     def scorer(model: TrainedModel, data_dir: Path) -> Scorer:
         if not model.config.model.has_dropout:
             raise InputError(
                 f"--mc-samples: {model.name} was trained without dropout; nothing to sample"
             )
-        torch.manual_seed(model.config.run.seed)  # a figure comes again
+        torch.manual_seed(model.config.run.seed)  # so that a figure can be repeated
         unrolled_steps = model.config.training.unrolled_steps
         return partial(
             monte_carlo_log_probabilities, samples=samples, unrolled_steps=unrolled_steps
@@ -75,9 +75,9 @@ def monte_carlo(samples: int) -> Way:
 
 
 def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
-    """Score by a model that adapts to the text: dynamic evaluation, a cache, or one on the other.
+    """Score by a model that adapts to the text: dynamic evaluation, a cache, or both.
 
-    The form ``rms`` of dynamic evaluation first goes through the text that a model was trained on.
+    The form ``rms`` of dynamic evaluation first reads the text that a model was trained on.
 
     Raises:
         InputError: neither is given.

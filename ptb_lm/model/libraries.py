@@ -99,6 +99,27 @@ def has_bfloat16_lstm() -> bool:
     return True
 
 
+@cache
+def has_bfloat16_layers_on_cuda() -> bool:
+    """Whether PyTorch's fused recurrent layers compute in bfloat16 under its autocast on CUDA.
+
+    Up to 2.11 they compute in float16, whatever autocast is told: another arithmetic, which without
+    a scaled objective loses small gradients.
+    """
+    with torch.random.fork_rng(devices=[]):  # the numbers of a training are not to be used up
+        lstm = torch.nn.LSTM(8, 8)
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        outputs, _ = lstm.cuda()(torch.zeros(1, 1, 8, device="cuda"))
+    if outputs.dtype == torch.bfloat16:
+        return True
+    logger.warning(
+        "This PyTorch computes recurrent layers in %s where bfloat16 is asked for, so bf16 takes "
+        "their steps one by one: slower than tf32 here.",
+        str(outputs.dtype).removeprefix("torch."),
+    )
+    return False
+
+
 def product_error(rows: int = 64, inner: int = 256, columns: int = 512) -> float:
     """Return the error of a float32 product as it is set now, against float64.
 

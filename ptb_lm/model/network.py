@@ -13,7 +13,11 @@ from ptb_lm.config import PLACES, ModelConfig
 from ptb_lm.model.cells import CELLS, State, cell_step
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
-from ptb_lm.model.libraries import has_bfloat16_lstm, require_headroom
+from ptb_lm.model.libraries import (
+    has_bfloat16_layers_on_cuda,
+    has_bfloat16_lstm,
+    require_headroom,
+)
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 
@@ -116,8 +120,11 @@ class LanguageModel(nn.Module):
         return run_stepwise(self.cell, layer_weights(layer), x, state, masks)
 
     def _has_kernel(self, layer: nn.RNNBase, device: torch.device) -> bool:
-        may_lack = self.precision == "bf16" and device.type == "cpu" and isinstance(layer, nn.LSTM)
-        return not may_lack or has_bfloat16_lstm()
+        if self.precision != "bf16":
+            return True
+        if device.type == "cuda":
+            return has_bfloat16_layers_on_cuda()
+        return not isinstance(layer, nn.LSTM) or has_bfloat16_lstm()
 
     def zero_state(self, streams: int) -> HiddenState:
         """Return the state at the beginning of a text: all zero, (B, H) each, for each layer."""

@@ -6,6 +6,7 @@ than to do it. A CUDA graph is launched as a whole.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Protocol, TypeVar
 
@@ -30,18 +31,25 @@ WARM_UP = 3
 def record(work: Callable[[], Result]) -> Callable[[], Result]:
     """Record work as :func:`record_cuda_graph` does, or return it as it is where that fails.
 
-    The second is slower and computes the same. It is said once in the log.
+    The second is slower and computes the same. It is said once in the log. Of a recording that
+    failed midway PyTorch leaves the recording's stream the current one, and (2.11) the generator
+    of random numbers waiting for the recording's end: that of another will do.
 
     Raises:
         OutOfMemoryError: the device's memory does not suffice.
     """
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
     try:
         return record_cuda_graph(work)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         _say_once(f"no CUDA graph can be recorded here, all goes on more slowly: {error}")
-        return work
+    if stream is not None:
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros((), device="cuda")
+    return work
 
 
 @cache

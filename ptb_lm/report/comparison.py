@@ -6,19 +6,31 @@ from dataclasses import dataclass
 from ptb_lm.report.averages import Reached, reached_by
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import Group, grouped
-from ptb_lm.report.published import AVERAGED, TABLE_1, Perplexities, Published, percent_above
+from ptb_lm.report.published import (
+    AVERAGED,
+    ELSEWHERE,
+    PUBLISHED,
+    Elsewhere,
+    Perplexities,
+    Published,
+    percent_above,
+)
 
 NOT_YET_RUN = "not yet run"
 DEVIATION = "±: the sample standard deviation over the seeds, or over the groups of an average."
+HEADING = "Perplexity"
+TITLE = "Tables 1 of arXiv 1409.2329 and, variational, of arXiv 1512.05287: Penn Treebank"
+ELSEWHERE_TITLE = "Published elsewhere"
 NOTES = (
     "Figures are perplexities of the last epoch's weights, as the paper's are, recomputed from "
     "the log-probability of each target.",
     DEVIATION,
     "An average is of the models' probabilities; its groups are disjoint, in the order of seeds.",
-    "The paper's validation figures are 0.9 to 1.4 % too low: the authors' code divides a whole "
-    "number of windows by a fractional one.",
 )
-"""What a reader of the tables must know."""
+OF_THE_PAPER = (
+    "The validation figures of arXiv 1409.2329 are 0.9 to 1.4 % too low: the authors' code divides "
+    "a whole number of windows by a fractional one."
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,30 @@ class Comparison:
     paper: list[Row]
     others: list[Row]
 
+    @property
+    def beside_papers(self) -> bool:
+        """Whether any run is of a model that a paper has."""
+        return any(group.published for group in self.groups)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the tables must know."""
+        return (*NOTES, OF_THE_PAPER) if self.beside_papers else NOTES
+
+    def ours_beside(self, figure: Elsewhere) -> list[Row]:
+        """Return the rows of the same model that reach something, a precision each."""
+        published = PUBLISHED.get(figure.preset) if figure.preset else None
+        return [
+            row
+            for row in self.paper
+            if row.reached and row.members == 1 and row.published is published
+        ]
+
+    @property
+    def elsewhere(self) -> list[tuple[Elsewhere, list[Row]]]:
+        """What others have published, each with :meth:`ours_beside` it."""
+        return [(figure, self.ours_beside(figure)) for figure in ELSEWHERE]
+
 
 def compare(runs: Sequence[Evidence]) -> Comparison:
     """Set runs beside the paper's.
@@ -95,13 +131,13 @@ def compare(runs: Sequence[Evidence]) -> Comparison:
 
 
 def paper_rows(groups: Sequence[Group]) -> list[Row]:
-    """Return the rows of the paper's Table 1, ours beside each as far as there are any.
+    """Return the rows of the papers' tables, ours beside each as far as there are any.
 
     Precisions are rows of their own. Averages that the paper has none of have a row where there
     are enough seeds, the average of all seeds among them.
     """
     rows = []
-    for published in TABLE_1.values():
+    for published in PUBLISHED.values():
         ours = [group for group in groups if group.published is published]
         single = [row for group in ours for row in single_rows(group)]
         rows += single or [Row(published.title, 1, published, None, None, NOT_YET_RUN)]
@@ -151,14 +187,14 @@ def _average_rows(published: Published, groups: list[Group], members: int) -> li
         return []
     most = max((len(group.finished) for group in groups), default=0)
     so_far = f" ({most} of {members} seeds)" if most else ""
-    title = _average_title(published.size, members)
+    title = _average_title(published.name, members)
     return [Row(title, members, published, None, None, NOT_YET_RUN + so_far)]
 
 
 def _average_row(group: Group, members: int) -> Row:
     """Return the row of the average of so many of a group's seeds."""
     published = group.published
-    title = _average_title(published.size if published else group.title, members)
+    title = _average_title(published.name if published else group.title, members)
     return Row(title, members, published, group, reached_by(group.finished, members), "")
 
 

@@ -10,7 +10,7 @@ from ptb_lm.config import Config, preset_names, recipe_of, resolve
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText
 from ptb_lm.report.evidence import Evidence
-from ptb_lm.report.published import TABLE_1, Published, published_for
+from ptb_lm.report.published import PUBLISHED, Published, published_for
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 
@@ -21,10 +21,13 @@ class Group:
     Attributes:
         name: what it is called, unlike any other group of a report, and fit for a file's name.
         runs: finished and unfinished ones, at least one.
+        changes: by what its recipe is another than its preset, ``key=value``; where its config is
+            no preset, than those of the same name in the report.
     """
 
     name: str
     runs: tuple[Evidence, ...]
+    changes: tuple[str, ...]
 
     @property
     def config(self) -> Config:
@@ -38,8 +41,8 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The paper's name of the model; else the config's, and whether that was changed."""
-        return self.published.title if self.published else _config_title(self.config)
+        """The paper's name of the model; else the config's, and what was changed of it."""
+        return self.published.title if self.published else _title(self.config, self.changes)
 
     @property
     def data(self) -> str:
@@ -68,7 +71,7 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
     by_key: dict[Hashable, list[Evidence]] = {}
     for run in runs:
         by_key.setdefault(all_but_seed(run.config), []).append(run)
-    order = list(TABLE_1.values())
+    order = list(PUBLISHED.values())
 
     def place(members: list[Evidence]) -> int:
         published = published_for(members[0].config)
@@ -78,8 +81,11 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
     for members in sorted(by_key.values(), key=place):
         members.sort(key=lambda run: run.config.run.seed)
         _require_comparable(members)
+        config = members[0].config
+        changes = _changes(config, [run.config for run in runs])
         taken = {group.name.lower() for group in groups}
-        groups.append(Group(_free_name(members[0].config, taken), tuple(members)))
+        name = _free_name(_title(config, changes), config.run.precision, taken)
+        groups.append(Group(name, tuple(members), changes))
     return groups
 
 
@@ -114,20 +120,44 @@ def _text(run: Evidence, split: str) -> ScoredText | None:
     return run.scores[split].text if split in run.scores else None
 
 
-def _config_title(config: Config) -> str:
+CHANGES_SHOWN = 3
+"""How many of them a title names."""
+
+
+def _title(config: Config, changes: Sequence[str]) -> str:
+    """Return a config's name with what tells its recipe from others of the name."""
+    more = ["…"] if len(changes) > CHANGES_SHOWN else []
+    return ", ".join([config.run.config, *changes[:CHANGES_SHOWN], *more])
+
+
+def _changes(config: Config, configs: Sequence[Config]) -> tuple[str, ...]:
+    """Return what a recipe has that its preset, or else others of its name, have not."""
     name = config.run.config
-    changed = name in preset_names() and recipe_of(config) != recipe_of(resolve(name))
-    return f"{name}, changed" if changed else name
+    if name in preset_names():
+        others = [recipe_of(resolve(name))]
+    else:
+        others = [recipe_of(other) for other in configs if other.run.config == name]
+    return tuple(
+        f"{key}={_as_written(value)}"
+        for section, values in recipe_of(config).model_dump().items()
+        for key, value in values.items()
+        if any(value != other.model_dump()[section][key] for other in others)
+    )
 
 
-def _free_name(config: Config, taken: set[str]) -> str:
+def _as_written(value: object) -> str:
+    """Return a value of a config as ``--set`` takes it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}={_as_written(part)}' for key, part in value.items())}}}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _free_name(title: str, precision: str, taken: set[str]) -> str:
     """Return a name for a group's files that no other has, also where disks know no capitals.
 
     A config's name is a user's: what may not stand in the name of a file becomes a hyphen.
     """
-    run = config.run
-    usual = run.precision in ("auto", "fp32")
-    words = f"{_config_title(config)} {'' if usual else run.precision}"
+    words = title if precision in ("auto", "fp32") else f"{title} {precision}"
     name = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")[:100] or "run"
     numbered = (f"{name}-{number}" for number in count(2))
     return next(each for each in chain([name], numbered) if each.lower() not in taken)

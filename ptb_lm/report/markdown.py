@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ptb_lm.report.comparison import NOTES, Comparison, Row
+from ptb_lm.report.comparison import ELSEWHERE_TITLE, HEADING, TITLE, Comparison, Row
 from ptb_lm.report.curves import curves_title
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
@@ -27,6 +27,9 @@ OTHER_HEADS = (
 )
 
 
+ELSEWHERE_HEADS = ("model", "published by", "theirs: valid / test", "ours: valid / test")
+
+
 def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
     """Return the tables and, where they were drawn, the curves.
 
@@ -34,15 +37,18 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
         comparison: what to show.
         figures: the file of the curves of each group, by its name.
     """
-    parts = [
-        "# Perplexity beside the paper's",
-        "## Table 1 of arXiv 1409.2329, Penn Treebank",
-        paper_table(comparison),
-    ]
+    parts = [f"# {HEADING}"]
+    if comparison.beside_papers:
+        parts += [
+            f"## {TITLE}",
+            paper_table(comparison),
+            f"## {ELSEWHERE_TITLE}",
+            elsewhere_table(comparison),
+        ]
     if comparison.others:
         cells = [_other_cells(row) for row in comparison.others]
         parts += ["## Other runs", _table(OTHER_HEADS, cells)]
-    parts += NOTES
+    parts += comparison.notes
     if figures:
         parts.append("## Learning curves")
     parts += [
@@ -54,8 +60,18 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
 
 
 def paper_table(comparison: Comparison) -> str:
-    """Return the paper's Table 1 with ours beside it."""
+    """Return the papers' tables with ours beside them."""
     return _table(PAPER_HEADS, [_paper_cells(row) for row in comparison.paper])
+
+
+def elsewhere_table(comparison: Comparison) -> str:
+    """Return what others have published of these models, with ours beside it."""
+    rows = []
+    for figure, ours in comparison.elsewhere:
+        theirs = f"{figure.valid or 'not given'} / {figure.test}"
+        reached = "; ".join(f"{_perplexities(row)} ({row.precision})" for row in ours)
+        rows.append([figure.model, figure.source, theirs, reached])
+    return _table(ELSEWHERE_HEADS, rows)
 
 
 def _paper_cells(row: Row) -> list[str]:
@@ -77,9 +93,14 @@ def _reached_cells(row: Row) -> list[str]:
     if row.reached is None:
         return [row.status, "", row.precision, ""]
     reached = row.reached
-    perplexity = " / ".join(_of_split(reached.perplexity, split) for split in SCORED_SPLITS)
     scored = " / ".join(_of_split(reached.scored, split) for split in SCORED_SPLITS)
-    return [perplexity, reached.over, row.precision, scored]
+    return [_perplexities(row), reached.over, row.precision, scored]
+
+
+def _perplexities(row: Row) -> str:
+    """Return what is reached, valid and test."""
+    found = row.reached.perplexity if row.reached else {}
+    return " / ".join(_of_split(found, split) for split in SCORED_SPLITS)
 
 
 def _of_split(values: Mapping[str, object], split: str) -> str:

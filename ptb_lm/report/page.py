@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ptb_lm.report.comparison import NOTES, Comparison, Row
+from ptb_lm.report.comparison import ELSEWHERE_TITLE, HEADING, TITLE, Comparison, Row
 from ptb_lm.report.curves import (
     GRID,
     INK,
@@ -14,6 +14,7 @@ from ptb_lm.report.curves import (
     VALID_COLOUR,
     curves_title,
 )
+from ptb_lm.report.published import Elsewhere
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 PAGE = """<!DOCTYPE html>
@@ -22,7 +23,7 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Perplexity beside the paper's</title>
+<title>{heading}</title>
 <style>
 :root {{
   --page: #ffffff; --ink: #24292f; --faint: #59636e; --grid: #d0d7de; --stripe: #f6f8fa;
@@ -74,7 +75,7 @@ figure svg {{ width: 100%; height: auto; display: block; }}
 </style>
 </head>
 <body>
-<h1>Perplexity beside the paper's</h1>
+<h1>{heading}</h1>
 {sections}
 </body>
 </html>
@@ -90,6 +91,12 @@ PAPER_HEAD = """<tr><th rowspan="2" scope="col">model</th>
 <th scope="col" class="number">test</th><th scope="col">±</th>
 <th scope="col" class="number">valid</th><th scope="col" class="number">test</th>
 <th scope="col">valid</th><th scope="col">test</th></tr>"""
+
+ELSEWHERE_HEAD = """<tr><th rowspan="2" scope="col">model</th>
+<th rowspan="2" scope="col">published by</th><th colspan="2" scope="colgroup">theirs</th>
+<th colspan="2" scope="colgroup">ours</th></tr>
+<tr><th scope="col" class="number">valid</th><th scope="col" class="number">test</th>
+<th scope="col" class="number">valid</th><th scope="col" class="number">test</th></tr>"""
 
 OTHER_HEAD = """<tr><th rowspan="2" scope="col">model</th>
 <th rowspan="2" scope="col">precision</th><th rowspan="2" scope="col">over</th>
@@ -119,16 +126,20 @@ def report_page(comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
         comparison: what to show.
         drawings: the curves of each group as SVG, by its name.
     """
-    sections = [
-        "<h2>Table 1 of arXiv 1409.2329, Penn Treebank</h2>",
-        _table(PAPER_HEAD, [_paper_row(row) for row in comparison.paper]),
-    ]
+    sections = []
+    if comparison.beside_papers:
+        sections += [
+            f"<h2>{TITLE}</h2>",
+            _table(PAPER_HEAD, [_paper_row(row) for row in comparison.paper]),
+            f"<h2>{ELSEWHERE_TITLE}</h2>",
+            _table(ELSEWHERE_HEAD, [_elsewhere_row(*each) for each in comparison.elsewhere]),
+        ]
     if comparison.others:
         sections += [
             "<h2>Other runs</h2>",
             _table(OTHER_HEAD, [_other_row(row) for row in comparison.others]),
         ]
-    notes = "\n".join(f"<li>{escape(note)}</li>" for note in NOTES)
+    notes = "\n".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
     sections.append(f'<ul class="notes">\n{notes}\n</ul>')
     if drawings:
         sections.append("<h2>Learning curves</h2>")
@@ -138,7 +149,7 @@ def report_page(comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
         for group in comparison.groups
         if group.name in drawings
     ]
-    return PAGE.format(sections="\n".join(sections))
+    return PAGE.format(heading=HEADING, sections="\n".join(sections))
 
 
 def inline_svg(drawing: bytes, name: str) -> str:
@@ -179,6 +190,17 @@ def _other_row(row: Row) -> str:
         f"{_what(row)}<td>{escape(data)}</td>{_number(words)}"
         f'<td class="runs">{escape(", ".join(row.runs))}</td>'
         f"{_perplexities(row)}{_scored(row)}"
+    )
+
+
+def _elsewhere_row(figure: Elsewhere, ours: list[Row]) -> str:
+    valid = "not given" if figure.valid is None else f"{figure.valid}"
+    cells = [valid, f"{figure.test}"]
+    for split in SCORED_SPLITS:
+        reached = [row.reached.perplexity[split] for row in ours if row.reached]
+        cells.append("<br>".join(map(str, reached)))
+    return f'<th scope="row">{escape(figure.model)}</th><td>{escape(figure.source)}</td>' + "".join(
+        map(_number, cells)
     )
 
 

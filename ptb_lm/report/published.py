@@ -16,10 +16,11 @@ class Perplexities:
 
 @dataclass(frozen=True)
 class Published:
-    """A model of Table 1 of arXiv 1409.2329.
+    """A model of Table 1 of arXiv 1409.2329, or of that of arXiv 1512.05287.
 
     Attributes:
         title: the row's name.
+        name: in the title of an average.
         parameters: trained values with the 10,000 words of the Penn Treebank.
         valid: validation perplexity.
         test: test perplexity.
@@ -27,15 +28,11 @@ class Published:
     """
 
     title: str
+    name: str
     parameters: int
     valid: float
     test: float
     averages: Mapping[int, Perplexities]
-
-    @property
-    def size(self) -> str:
-        """The first word of its name."""
-        return self.title.partition(",")[0]
 
     def of_members(self, members: int) -> Perplexities | None:
         """Return the figures of one model or of the average of several, if the paper gives them."""
@@ -50,6 +47,7 @@ AVERAGED = (2, 5, 10, 38)
 TABLE_1 = {
     "small": Published(
         "small, non-regularized",
+        "small",
         4_653_200,
         120.7,
         114.5,
@@ -61,6 +59,7 @@ TABLE_1 = {
     ),
     "medium": Published(
         "medium, regularized",
+        "medium",
         19_780_400,
         86.2,
         82.7,
@@ -72,6 +71,7 @@ TABLE_1 = {
     ),
     "large": Published(
         "large, regularized",
+        "large",
         66_034_000,
         82.2,
         78.4,
@@ -82,14 +82,62 @@ TABLE_1 = {
         },
     ),
 }
+"""The models of arXiv 1409.2329, by preset."""
+
+VARIATIONAL = {
+    "gal-medium-untied": Published(
+        "medium, variational (untied)", "medium, variational (untied)", 19_780_400, 81.9, 79.7, {}
+    ),
+    "gal-medium-tied": Published(
+        "medium, variational (tied)", "medium, variational (tied)", 19_780_400, 81.8, 79.7, {}
+    ),
+}
+"""Those of arXiv 1512.05287 that there are presets of. Tied are the masks of a layer's gates."""
+
+PUBLISHED = TABLE_1 | VARIATIONAL
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A figure that others have published for a model of these sizes.
+
+    Attributes:
+        model: what it is of.
+        source: who gives it, and for what way of evaluation if it is another.
+        valid: validation perplexity, if it is given.
+        test: test perplexity.
+        preset: of the same model here, if there is one.
+    """
+
+    model: str
+    source: str
+    valid: float | None
+    test: float
+    preset: str | None = None
+
+
+_TENSORFLOW = "TensorFlow's tutorial (tensorflow/models, tutorials/rnn/ptb)"
+_GAL = "Gal and Ghahramani, arXiv 1512.05287"
+
+ELSEWHERE = (
+    Elsewhere("small, non-regularized", _TENSORFLOW, 121.39, 115.91, "small"),
+    Elsewhere("medium, regularized", _TENSORFLOW, 86.16, 82.07, "medium"),
+    Elsewhere("large, regularized", _TENSORFLOW, 82.62, 78.29, "large"),
+    Elsewhere("medium, variational (untied)", f"{_GAL}, Monte Carlo", None, 78.6),
+    Elsewhere("medium, variational (tied)", f"{_GAL}, Monte Carlo", None, 79.0),
+    Elsewhere("large, variational (untied)", _GAL, 77.9, 75.2),
+    Elsewhere("large, variational (untied)", f"{_GAL}, Monte Carlo", None, 73.4),
+    Elsewhere("large, variational, average of 10", f"{_GAL}, Monte Carlo", None, 68.7),
+)
+"""Beside the two tables."""
 
 
 def published_for(config: Config) -> Published | None:
-    """Return the paper's figures for a run, if it is the paper's model on the paper's data."""
+    """Return a paper's figures for a run, if it is the paper's model on the paper's data."""
     name = config.run.config
-    if config.run.data != "ptb" or name not in TABLE_1:
+    if config.run.data != "ptb" or name not in PUBLISHED:
         return None
-    return TABLE_1[name] if recipe_of(config) == recipe_of(resolve(name)) else None
+    return PUBLISHED[name] if recipe_of(config) == recipe_of(resolve(name)) else None
 
 
 def percent_above(reached: float, published: float) -> float:

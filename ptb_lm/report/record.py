@@ -11,10 +11,14 @@ from ptb_lm.training.run_folder import SCORED_SPLITS
 
 
 def report_record(comparison: Comparison) -> dict[str, Any]:
-    """Return what ``report --json`` prints: the rows of both tables, and the curves."""
+    """Return what ``report --json`` prints: the rows of the tables, and the curves."""
     return {
         "paper": [_row(row) for row in comparison.paper],
         "others": [_row(row) for row in comparison.others],
+        "elsewhere": [
+            {**asdict(figure), "ours": [_row(row) for row in ours]}
+            for figure, ours in comparison.elsewhere
+        ],
         "curves": [_curves(group) for group in comparison.groups],
     }
 

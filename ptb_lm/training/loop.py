@@ -49,7 +49,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
             while state.windows_done < run.windows:
                 count = min(steps.stride, _steps_to_next_record(run, max_steps))
                 norm = steps.take(count, rate)
-                progress.steps_are_done(count)
+                progress.steps_are_done(count, rate)
                 if run.step % run.config.run.log_steps == 0:
                     run.record_metrics({**_record(run, rate), "gradient_norm": norm})
                 if run.world.first_says(run.checkpoint_is_due):

@@ -1,6 +1,7 @@
 """What a person sees of a training: a bar on a terminal, a line an epoch everywhere."""
 
 import logging
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TypeVar
@@ -18,13 +19,23 @@ Window = TypeVar("Window")
 tqdm.monitor_interval = 0  # no thread beside ours
 
 
+SECONDS_OF_SILENCE = 300.0
+"""How long a log that is no terminal goes without a line."""
+
+
 class Progress:
-    """A bar over the steps of the epoch under way (on a terminal only), and lines above it."""
+    """A bar over the steps of the epoch under way, and a line above it at the end of each.
+
+    Where there is no terminal there is no bar, but a line from time to time.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         hidden = None if run.world.is_first else True  # None: unless this is a terminal
-        self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden)
+        # By default tqdm looks at the clock only after as many steps as came at once before: on a
+        # run that was taken up midway it would stand still.
+        self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden, miniters=1)
+        self.said_at = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -39,25 +50,51 @@ class Progress:
 
     def epoch_begins(self) -> None:
         """Set the bar to where the epoch stands."""
-        state = self.run.state
         self.bar.reset()
-        self.bar.set_description(f"epoch {state.epochs_done + 1}/{self.run.config.training.epochs}")
-        self.bar.update(state.windows_done)
+        # What was done before does not count for the rate.
+        self.bar.initial = self.bar.n = self.bar.last_print_n = self.run.state.windows_done
+        self.bar.set_postfix_str("", refresh=False)
+        self.bar.set_description(self._epoch)
 
-    def steps_are_done(self, count: int) -> None:
-        """Move the bar on."""
-        self.bar.update(count)
+    def steps_are_done(self, count: int, rate: float) -> None:
+        """Move the bar on, or say where the training is if nothing was said for long.
+
+        Args:
+            count: of steps.
+            rate: the learning rate.
+        """
+        state, now = self.run.state, time.monotonic()
+        if not self.bar.disable:
+            perplexity = f"train {state.train_perplexity:.2f}, lr {rate:.3g}"
+            self.bar.set_postfix_str(perplexity, refresh=False)
+            self.bar.update(count)
+        elif self.run.world.is_first and now - self.said_at >= SECONDS_OF_SILENCE:
+            self.said_at = now
+            logger.info(
+                "%s  step %s/%s  train %.2f  lr %.3g  %s words/s",
+                self._epoch,
+                *(f"{state.windows_done:,}", f"{self.run.windows:,}"),
+                *(state.train_perplexity, rate),
+                f"{state.words_per_second:,.0f}",
+            )
+
+    @property
+    def _epoch(self) -> str:
+        """Which epoch is under way, of how many."""
+        epochs = self.run.config.training.epochs
+        return f"epoch {self.run.state.epochs_done + 1:>{len(str(epochs))}}/{epochs}"
 
     def epoch_is_done(self, record: Record) -> None:
-        """Write the epoch's line from its metrics."""
+        """Write the epoch's line from its metrics: no more than 80 columns."""
         state, epochs = self.run.state, self.run.config.training.epochs
         remaining = state.seconds / state.epochs_done * (epochs - state.epochs_done)
         line = (
             f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  "
-            f"train {record['train/perplexity']:8.2f}  valid {record['valid/perplexity']:8.2f}  "
-            f"lr {record['lr']:.4f}  {record['words_per_second']:8,.0f} words/s  "
-            f"elapsed {clock(state.seconds)}  left {clock(remaining)}"
+            f"train {record['train/perplexity']:6.2f}  valid {record['valid/perplexity']:6.2f}  "
+            f"lr {record['lr']:<7.3g}  {record['words_per_second']:6,.0f} words/s  "
+            f"eta {clock(remaining)}"
         )
+        self.said_at = time.monotonic()
         with self.bar.external_write_mode():
             logger.info("%s", line)
 

@@ -109,8 +109,9 @@ class RecordedSteps:
     @torch.no_grad()
     def _decay(self, weight_decay: float) -> None:
         """Take its share from each weight, unless there is to be no update."""
-        kept = 1 - weight_decay * (1 - self.without_update)
-        torch._foreach_mul_(list(self.network.parameters()), kept)
+        share = weight_decay * (1 - self.without_update)
+        for weight in self.network.parameters():
+            weight.sub_(weight * share)
 
     def _note(self, objective: Tensor, norm: Tensor) -> None:
         """Keep what the step has to say, unless one before it had no number to say."""

@@ -50,7 +50,8 @@ def sgd_step_(
             parameter.add_(parameter.grad, alpha=-learning_rate)
             parameter.grad = None
         if weight_decay:
-            parameter.mul_(1 - weight_decay)
+            # Not by 1 - weight_decay, which float32 has no room for where the decay is small.
+            parameter.add_(parameter, alpha=-weight_decay)
 
 
 def merged_rows(gradient: Tensor) -> Tensor:

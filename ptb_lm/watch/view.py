@@ -216,7 +216,9 @@ def _short(value: float) -> str:
 
 
 def _rate(value: float) -> str:
-    return f"{value:.4f}" if isfinite(value) else NONE
+    if not isfinite(value):
+        return NONE
+    return f"{value:.4f}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
 
 
 def _whole(value: float) -> str:

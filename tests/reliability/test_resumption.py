@@ -335,7 +335,9 @@ def test_more_epochs_go_on_to_what_so_many_would_have_been(
         assert {*SCORES} <= {file.name for file in path.iterdir()}
         steps_with_scores = []
 
-        def look(self: progress.Progress, count: int, steps: list[int] = steps_with_scores) -> None:
+        def look(
+            self: progress.Progress, *done: float, steps: list[int] = steps_with_scores
+        ) -> None:
             if any(self.run.folder.path.glob("scores-*")):
                 steps.append(self.run.step)
 
@@ -367,7 +369,7 @@ def test_epochs_added_and_taken_back_leave_the_run_as_it_was(
     trained(whole.config, tmp_path / "run")
     longer = short_config(whole.data, training__epochs=5)
 
-    def crash(self: progress.Progress, count: int) -> None:
+    def crash(self: progress.Progress, *done: float) -> None:
         if self.run.step == whole.steps + 3:
             raise Crash
 

@@ -1,0 +1,72 @@
+"""What a person sees of a training: on a terminal a bar, in a log lines, of one width."""
+
+import io
+import logging
+import re
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import cli_support
+import pytest
+from cli_support import WORDS, done, train_arguments, write_texts
+from tqdm import tqdm
+
+from ptb_lm.config import resolve
+from ptb_lm.training import progress
+from ptb_lm.training.progress import Progress
+from ptb_lm.training.run import Run
+from ptb_lm.training.state import TrainingState
+from ptb_lm.training.world import ALONE
+
+STEPS = 29  # of an epoch
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_texts(tmp_path / "text", WORDS, seed=1)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_line_of_an_epoch_fits_80_columns(caplog: pytest.LogCaptureFixture) -> None:
+    """With figures as long as they usually are, on a machine that is quick."""
+    caplog.set_level(logging.INFO)
+    state = TrainingState(epochs_done=9, seconds=9 * 3600.0)
+    run = SimpleNamespace(state=state, config=resolve("small"), windows=2323, world=ALONE)
+    record = {"train/perplexity": 639.114, "valid/perplexity": 558.561, "lr": 0.001953}
+    with Progress(cast(Run, run)) as bar:
+        bar.epoch_is_done({**record, "words_per_second": 19_726.4})
+    (line,) = caplog.messages
+    assert line == (
+        "epoch  9/13  train 639.11  valid 558.56  lr 0.00195  19,726 words/s  eta 4:00:00"
+    )
+    assert len(line) == 80
+
+
+@pytest.mark.usefixtures("text")
+def test_a_log_is_not_silent_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert progress.SECONDS_OF_SILENCE == 300
+    lines = done(*train_arguments("quick")).err.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["1/2", "2/2"]
+    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.0)
+    lines = done(*train_arguments("slow")).err.splitlines()
+    assert len(lines) == 1 + 2 * (STEPS + 1)
+    assert re.fullmatch(r"epoch 1/2  step 1/29  train [\d.]+  lr 1  [\d,]+ words/s", lines[1])
+
+
+@pytest.mark.usefixtures("text")
+def test_the_bar_of_a_run_that_is_taken_up_shows_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not wait for as many as there were before."""
+    done(*train_arguments("run", "--max-steps", "20"))
+    monkeypatch.setattr(cli_support.io, "StringIO", Terminal)
+    monkeypatch.setattr(progress, "tqdm", partial(tqdm, mininterval=0))
+    shown = done(*train_arguments("run", "--resume", "--max-steps", "27")).err
+    steps = [int(step) for step in re.findall(r"\| (\d+)/29 ", shown)]
+    assert sorted({*steps} - {0}) == list(range(20, 28))
+    assert re.search(r"epoch 1/2: .*, train [\d.]+, lr 1]", shown)
