@@ -313,6 +313,13 @@ def recipe_of(config: Config) -> Recipe:
     return Recipe(model=config.model, training=config.training)
 
 
+def config_title(config: Config) -> str:
+    """Return the config's name, and whether it was changed where that is the name of a preset."""
+    name = config.run.config
+    changed = name in preset_names() and recipe_of(config) != recipe_of(resolve(name))
+    return f"{name}, changed" if changed else name
+
+
 def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
     """Return a file's sections, the config's name, and what to call the file in a message."""
     if name_or_file in preset_names():

@@ -35,20 +35,19 @@ def durable_file(
             nothing is left over.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    assurance = still_stands(path)
     try:
         with temporary.open("wb") as file:
             yield file
             _flush(file)
         if prove is not None:
-            _prove(prove, temporary, path)
+            _prove(prove, temporary, path, assurance)
         if previous is not None and path.exists():
             _keep(path, previous)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise PtbLmError(
-            f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
-        ) from None
+        raise PtbLmError(f"{path}: cannot be written: {error.strerror}{assurance}") from None
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
@@ -73,10 +72,12 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             over.
     """
     place = Path(os.path.realpath(path))  # a link to a folder stays one
+    assurance = still_stands(place)
     try:
         for leftover in place.parent.glob(f".{glob.escape(place.name)}.*{PARTIAL}"):
             if (leftover / _REPLACED).exists() and not place.exists():
                 (leftover / _REPLACED).rename(place)
+                assurance = still_stands(place)
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(PARTIAL, f".{place.name}.", place.parent) as aside:
             new, replaced = Path(aside, "new"), Path(aside, _REPLACED)
@@ -95,9 +96,12 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 raise
             _sync(place.parent)
     except OSError as error:
-        raise PtbLmError(
-            f"{path}: cannot be written: {error.strerror}; what stood there before still stands"
-        ) from None
+        raise PtbLmError(f"{path}: cannot be written: {error.strerror}{assurance}") from None
+
+
+def still_stands(path: Path) -> str:
+    """Return what a message of a failed write adds, if there is something at its place before."""
+    return "; what stood there before still stands" if os.path.lexists(path) else ""
 
 
 def current_folder_is_in(folder: Path) -> bool:
@@ -118,13 +122,13 @@ def _flush(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _prove(prove: Callable[[Path], object], temporary: Path, path: Path) -> None:
+def _prove(prove: Callable[[Path], object], temporary: Path, path: Path, assurance: str) -> None:
     try:
         prove(temporary)
     except InputError as error:
         raise PtbLmError(
-            f"{path}: cannot be written: its bytes do not come back as they were written; what "
-            "stood there before still stands; check the disk"
+            f"{path}: cannot be written: its bytes do not come back as they were written"
+            f"{assurance}; check the disk"
         ) from error
 
 

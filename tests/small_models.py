@@ -28,4 +28,4 @@ def decided_model(
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.uniform_(-width, width, generator=generator)
-    return TrainedModel("model", config, vocabulary, network)
+    return TrainedModel("model", config, vocabulary, "0" * 64, network)

@@ -1,6 +1,7 @@
 """What a notebook imports: the functions that the command line uses itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ import torch
 from cli_support import done, done_json, furnish
 
 import ptb_lm
+from ptb_lm.errors import InputError
 
 LAST = "runs/a/last.pt"
 
@@ -51,6 +53,25 @@ def test_evaluate_takes_a_text(model: ptb_lm.TrainedModel) -> None:
     assert (
         ptb_lm.evaluate(model, text="text/test.txt").perplexity == ptb_lm.evaluate(model).perplexity
     )
+
+
+def test_evaluate_takes_the_data_from_where_it_lies_now(model: ptb_lm.TrainedModel) -> None:
+    Path("text").rename("elsewhere")
+    try:
+        (member,) = done_json("eval", LAST, "--data", "elsewhere")["members"]
+        assert ptb_lm.evaluate(model, data=Path("elsewhere")).perplexity == member["perplexity"]
+    finally:
+        Path("elsewhere").rename("text")
+    assert ptb_lm.evaluate(model).perplexity == member["perplexity"]
+
+
+def test_a_test_text_may_be_another_by_now(model: ptb_lm.TrainedModel) -> None:
+    shutil.copytree("text", "later")
+    Path("later/test.txt").write_text("a b c\n")
+    assert len(ptb_lm.evaluate(model, data="later").log_probabilities) == 3
+    Path("later/valid.txt").write_text("a b c\n")
+    with pytest.raises(InputError, match="the texts of the data later are not those"):
+        ptb_lm.evaluate(model, data="later")
 
 
 def test_generate_gives_what_the_command_prints(model: ptb_lm.TrainedModel) -> None:

@@ -101,6 +101,27 @@ def lines_in_another_order() -> None:
     Path("text/train.txt").write_text("".join(reversed(lines)))
 
 
+def as_many_other_words() -> None:
+    """Change the training text after the run, so that its vocabulary is another, of one size."""
+    text = Path("text/train.txt").read_text()
+    Path("text/train.txt").write_text(text.replace("a", "z"))
+
+
+def penn_treebank(*folders: str) -> Callable[[], None]:
+    """Make folders with a file that is called as one of the Penn Treebank's."""
+
+    def write_it() -> None:
+        for folder in folders:
+            write(f"{folder}/ptb.train.txt", b"a b c\n")
+
+    return write_it
+
+
+def evidence_alone() -> None:
+    for path in Path("runs/a").glob("*.pt"):
+        path.unlink()
+
+
 def score_file(**arrays: Any) -> Callable[[], None]:
     """Write bad.npz: a score file with arrays changed, or left out where the value is None."""
 
@@ -483,10 +504,45 @@ MISTAKES = {
         [f"{LAST}: its vocabulary (10 words)", "data text (13 words)", "--text FILE"],
         new_words,
     ),
+    "eval after the order of the text changed": Mistake(
+        ["eval", LAST, "--split", "valid"],
+        [f"{LAST}: the texts of the data text are not those", "--data", "--text FILE"],
+        lines_in_another_order,
+    ),
     "eval after the data went away": Mistake(
         ["eval", LAST],
-        [f"{LAST}: it was trained on the folder text, which is not here", "--text FILE"],
+        [f"{LAST}: it was trained on the folder text, which is not here", "--data", "--text FILE"],
         run_without_data,
+    ),
+    "eval after as many other words came": Mistake(
+        ["eval", LAST],
+        [f"{LAST}: its vocabulary is not that of the data text: both have 10 words", "--data"],
+        as_many_other_words,
+    ),
+    "eval of evidence": Mistake(
+        ["eval", "runs/a"],
+        [f"{LAST}: no such checkpoint: runs/a is the evidence of a run, without its weights"],
+        evidence_alone,
+    ),
+    "the Penn Treebank's folder as a text of one's own": Mistake(
+        ["data", "info", "--data", "my corpora/ptb"],
+        [
+            "--data my corpora/ptb: ptb.train.txt in it is of the Penn Treebank",
+            "leave --data out, and use --data-dir 'my corpora'",
+        ],
+        penn_treebank("my corpora/ptb"),
+    ),
+    "the Penn Treebank's files in a folder of another name": Mistake(
+        train(data="my corpora"),
+        ["no train.txt; `ptb-lm data fetch --from 'my corpora'` installs it"],
+        penn_treebank("my corpora"),
+    ),
+    "eval on data that is not there": Mistake(
+        ["eval", LAST, "--data", "nowhere"], ["--data nowhere: expected ptb, synthetic, or a"]
+    ),
+    "eval on another model's data": Mistake(
+        ["eval", LAST, "--data", "other"],
+        [f"{LAST}: its vocabulary (10 words)", "data other (7 words)", "--text FILE"],
     ),
     "two vocabularies in one eval": Mistake(
         ["eval", LAST, "runs/other/last.pt", "--text", "text/test.txt"],
@@ -578,13 +634,28 @@ MISTAKES = {
             "resume it with its own config.toml",
         ],
     ),
+    "resume of no run": Mistake(
+        ["train", "--resume", "--run-dir", "runs/nope"],
+        ["runs/nope: no run in it to go on with; name --config to begin one"],
+    ),
     "resume with another seed": Mistake(
         resume("--seed", "2"), ["run.seed was 1, asked for 2", "another --run-dir"]
     ),
     "resume after the data changed": Mistake(
         resume(),
-        [f"{LAST}: its vocabulary (10 words) is not that of --data text (13 words)"],
+        [
+            f"{LAST}: its vocabulary (10 words) is not that of --data text (13 words)",
+            "bring the old texts back, or begin a new run in another --run-dir",
+        ],
         new_words,
+    ),
+    "resume after as many other words came": Mistake(
+        resume(),
+        [
+            f"{LAST}: its vocabulary is not that of --data text: both have 10 words, but the words "
+            "or their order differ, so the training text is another, or was changed; bring the"
+        ],
+        as_many_other_words,
     ),
     "resume after the order of the text changed": Mistake(
         resume(),
@@ -839,6 +910,21 @@ MISTAKES = {
         ["bad.npy: not a score file"],
         lambda: np.save("bad.npy", np.zeros(3)),
     ),
+    "a run's folder as a score file": Mistake(
+        ["average", "runs/a", "runs/b"],
+        ["runs/a: a folder; expected a score file: name runs/a/scores-test.npz"],
+    ),
+    "another folder as a score file": Mistake(
+        ["average", "text"], ["text: a folder; expected a score file: name what `ptb-lm eval"]
+    ),
+    "a score file twice": Mistake(
+        ["average", SCORES, "runs/b/scores-test.npz", "runs/b/../a/scores-test.npz"],
+        [f"runs/b/../a/scores-test.npz: named twice, as {SCORES}"],
+    ),
+    "a score file twice in JSON": Mistake(
+        ["average", SCORES, SCORES, "--json"], [f"{SCORES}: named twice, as {SCORES}"]
+    ),
+    "a model twice": Mistake(["eval", "runs/a", LAST], [f"{LAST}: named twice, as runs/a"]),
     "a score file without a description": Mistake(
         ["average", "bad.npz"], NO_SCORES, score_file(description=None)
     ),

@@ -1,5 +1,6 @@
 """The command line from training to a figure: what lands where, and the numbers."""
 
+import errno
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from ptb_lm.config import preset_names
 from ptb_lm.errors import InputError
 from ptb_lm.report.summary import comparable_line
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
+from ptb_lm.version import __version__
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -398,6 +400,14 @@ def test_resume_needs_no_config_where_the_run_folder_has_one() -> None:
     assert same_weights("runs/c/last.pt", LAST)
 
 
+def test_resuming_where_no_run_is_says_that_a_new_one_begins() -> None:
+    line = "runs/c: no checkpoint in it to go on from; a new run begins."
+    assert line in done(*train_arguments("runs/c", "--resume", "--max-steps", "3")).err.splitlines()
+    assert "a new run begins" not in done(*train_arguments("runs/c", "--resume")).err
+    assert "a new run begins" not in done(*train_arguments("runs/d")).err
+    assert same_weights("runs/c/last.pt", "runs/d/last.pt")
+
+
 def test_resuming_a_finished_run_says_so_and_changes_no_weights() -> None:
     before = contents(Path("runs/a"))
     first = done(*train_arguments("runs/c")).out
@@ -509,8 +519,8 @@ def test_what_reads_text_only_imports_no_torch() -> None:
     script = """
 import sys
 from ptb_lm.__main__ import main
-for arguments in (["--help"], ["train", "--help"], ["config", "list"], ["config", "show", "large"],
-                  ["data", "info", "--data", "synthetic"]):
+for arguments in (["--help"], ["--version"], ["train", "--help"], ["config", "list"],
+                  ["config", "show", "large"], ["data", "info", "--data", "synthetic"]):
     try:
         main(arguments)
     except SystemExit as end:
@@ -527,6 +537,17 @@ def test_help_names_every_command() -> None:
     shown = done("--help").out
     for command in ("train", "eval", "average", "generate", "score", "report", "data", "config"):
         assert command in shown
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert done("--version").out == f"ptb-lm {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["data"], ["data", "prepare"], ["config"]])
+def test_h_is_help(command: list[str]) -> None:
+    shown = done(*command, "-h")
+    assert "Usage: ptb-lm" in shown.out
+    assert shown == done(*command, "--help")
 
 
 def test_completion_for_a_shell_is_printed() -> None:
@@ -556,12 +577,39 @@ def test_an_error_of_ours_is_one_line_and_exit_code_1(monkeypatch: pytest.Monkey
     assert outcome.err == "error: RuntimeError: first second; --debug shows where\n"
 
 
-def test_scores_that_cannot_be_written_are_one_line_and_exit_code_1() -> None:
-    for target in ("nowhere/scores.npz", "text/test.txt/scores.npz"):
-        outcome = ptb_lm("eval", LAST, "--save-scores", target)
-        assert outcome.code == 1
-        assert outcome.err.startswith(f"error: {target}: cannot be written: ")
-        assert outcome.err.count("\n") == 1
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("nowhere/scores.npz", "nowhere: no such folder; make it"),
+        ("text/test.txt/scores.npz", "text/test.txt: not a folder"),
+        ("text", "a folder; name a file"),
+    ],
+)
+def test_a_place_where_scores_cannot_go_is_known_before_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch, target: str, why: str
+) -> None:
+    monkeypatch.setattr("ptb_lm.evaluation.evaluate.score_text", None)
+    outcome = ptb_lm("eval", LAST, "--save-scores", target)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: --save-scores {target}: {why}")
+    assert outcome.err.count("\n") == 1
+
+
+def test_scores_that_cannot_be_written_are_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    why = "cannot be written: No space left on device"
+    new = ptb_lm("eval", LAST, "--save-scores", "new.npz")
+    assert (new.code, new.err) == (1, f"error: new.npz: {why}\n")
+    Path("old.npz").write_bytes(b"old")
+    old = ptb_lm("eval", LAST, "--save-scores", "old.npz")
+    assert old.code == 1
+    assert old.err == f"error: old.npz: {why}; what stood there before still stands\n"
+    assert Path("old.npz").read_bytes() == b"old"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -206,7 +206,7 @@ torch.set_num_threads(1)
 sizes = ["model.hidden_size=1", "model.layers=1", "training.batch_size=1000"]
 config = resolve("small", sizes, {"precision": "fp32"})
 vocabulary = Vocabulary(["<eos>", "<unk>", "w1"])
-model = TrainedModel("model", config, vocabulary, LanguageModel(config.model, 3))
+model = TrainedModel("model", config, vocabulary, "0" * 64, LanguageModel(config.model, 3))
 evaluate(model, text=path / "valid.txt", protocol="columns")
 before = peak()
 evaluate(model, text=path / "train.txt", protocol="columns")

@@ -793,6 +793,29 @@ def test_data_fetch_installs_and_data_info_describes(given: Path, target: Path) 
     assert splits["train"]["sha256"] in table.out
 
 
+def test_data_fetch_asks_nobody_for_a_corpus_that_is_there_as_published(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mirrors(monkeypatch, server.url)
+    write_files(target / "ptb", FILES)
+    fetched = ptb_lm("data", "fetch", "--data-dir", str(target))
+    assert (fetched.code, fetched.err) == (0, "")
+    assert (
+        fetched.out == f"The Penn Treebank is in {target / 'ptb'}, all three files as published.\n"
+    )
+    assert server.requested == []
+
+
+def test_data_fetch_puts_a_damaged_corpus_right(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve_files("", FILES)
+    use_mirrors(monkeypatch, server.url)
+    write_files(target / "ptb", FILES | {TRAIN: DAMAGED})
+    assert ptb_lm("data", "fetch", "--data-dir", str(target)).code == 0
+    assert contents(target) == installed(FILES)
+
+
 def test_data_fetch_goes_to_the_data_folder_of_the_environment(
     server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.durable import durable_folder
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.export import ONNX, README
+from ptb_lm.evaluation.exported_readme import exported_readme
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.onnx_graph import onnx_model
@@ -105,6 +106,28 @@ def test_the_readme_has_the_perplexities_that_eval_gives(workplace: Path) -> Non
         (member,) = done_json("eval", LAST, "--split", split)["members"]
         figures = f"{member['perplexity']:.2f} | {layout} | {member['tokens']:,} |"
         assert f"| {split} | {figures}" in readme
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "title"),
+    [
+        ("small", {"data": "ptb"}, "small"),
+        ("small", {"data": "ptb", "epochs": 2}, "small, changed"),
+        ("small", {"data": "/texts/my *words*"}, "small, on my--words-"),
+        ("synthetic", {"data": "synthetic"}, "synthetic, on synthetic"),
+        ("mine.toml", {"data": "texts/harbour"}, "mine, on harbour"),
+        ("medium", {"data": "texts/harbour/", "epochs": 2}, "medium, changed, on harbour"),
+    ],
+)
+def test_the_title_of_the_readme_says_what_the_model_is(
+    workplace: Path, preset: str, options: dict[str, Any], title: str
+) -> None:
+    Path("mine.toml").write_text(done("config", "show", "small").out)
+    changes = [f"training.epochs={options['epochs']}"] if "epochs" in options else []
+    checkpoint = load_checkpoint(Path(LAST))
+    checkpoint.config = resolve(preset, changes, {"data": options["data"]})
+    readme = exported_readme(checkpoint, [], "cpu", onnx=False)
+    assert readme.splitlines()[0] == f"# {title}"
 
 
 # In bfloat16 a cell without a fused kernel, as not every processor has one for the LSTM.
@@ -192,8 +215,8 @@ def other_texts() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (without_texts, "the folder text, which it was trained on, is not here"),
-        (other_texts, "the texts of text have changed since"),
+        (without_texts, "it was trained on the folder text, which is not here; name where it lies"),
+        (other_texts, "the texts of the data text are not those that it was trained on"),
     ],
 )
 def test_what_cannot_be_measured_is_said_not_to_be(
@@ -201,12 +224,39 @@ def test_what_cannot_be_measured_is_said_not_to_be(
 ) -> None:
     change()
     outcome = done("export", LAST, "--out", "new")
-    assert f"{LAST}: not measured: {why}" in outcome.err
+    assert f"not measured: {LAST}: {why}" in outcome.err
     assert outcome.out == f"new: {WEIGHTS}, {CONFIG}, {VOCABULARY}, {README}\n"
     recorded = load_checkpoint(Path(LAST)).valid_perplexity
     readme = Path("new", README).read_text()
     assert "Not measured here" in readme
     assert f"validation perplexity of {recorded:.2f} (3 columns) at the end of epoch 2." in readme
+
+
+def test_it_is_measured_on_its_texts_where_they_lie_now(workplace: Path) -> None:
+    done("export", LAST, "--out", "before")
+    shutil.move("text", "elsewhere")
+    outcome = done("export", LAST, "--out", "new", "--data", "elsewhere")
+    assert outcome.err == ""
+    for name in FILES:
+        assert Path("new", name).read_bytes() == Path("before", name).read_bytes()
+    (valid, test) = export(LAST, "again", data=Path("elsewhere")).measured
+    assert f"valid perplexity {valid.perplexity:.2f}" in outcome.out
+    assert f"test perplexity {test.perplexity:.2f}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("nowhere", "--data nowhere: expected ptb, synthetic, or a folder"),
+        ("synthetic", "is not that of the data synthetic ("),
+    ],
+)
+def test_other_data_than_its_own_is_refused_where_it_is_named(
+    workplace: Path, data: str, why: str
+) -> None:
+    before = contents(workplace)
+    only_line(ptb_lm("export", LAST, "--out", "new", "--data", data), 2, why)
+    assert contents(workplace) == before
 
 
 def test_the_penn_treebank_is_not_fetched_for_it(workplace: Path) -> None:
@@ -215,7 +265,10 @@ def test_the_penn_treebank_is_not_fetched_for_it(workplace: Path) -> None:
     checkpoint.config = checkpoint.config.model_copy(update={"run": run})
     save_checkpoint(checkpoint, Path("ptb.pt"))
     outcome = done("export", "ptb.pt", "--out", "new", "--data-dir", "empty")
-    assert "ptb.pt: not measured: the Penn Treebank is not in empty" in outcome.err
+    assert (
+        "not measured: ptb.pt: the Penn Treebank, which it was trained on, is not in empty"
+        in outcome.err
+    )
     assert "Not measured here" in Path("new", README).read_text()
 
 
@@ -382,9 +435,10 @@ def test_a_write_that_fails_leaves_what_was_there(
         return write_bytes(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    for name in ("new", "model"):
+    for name, rest in (("new", ""), ("model", "; what stood there before still stands")):
         outcome = ptb_lm("export", LAST, "--out", name, "--overwrite")
-        only_line(outcome, 1, f"{name}: cannot be written: No space left on device", "still stands")
+        line = only_line(outcome, 1)
+        assert line == f"error: {name}: cannot be written: No space left on device{rest}"
         assert contents(workplace) == before
 
 

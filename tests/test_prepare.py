@@ -192,7 +192,24 @@ def test_what_it_says_is_what_data_info_and_the_files_say() -> None:
             assert info["splits"][split][key] == facts[key]
         assert f"{facts['tokens']:,}" in printed
         assert f"{facts['unknown_share']:.2%}" in printed
-    assert printed.splitlines()[-1] == "next: ptb-lm train --config small --data again"
+    assert printed.splitlines()[-1] == (
+        "next: ptb-lm train --config small --data again --run-dir runs/again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("out", "data", "run_dir"),
+    [
+        ("texts/my words/", "'texts/my words'", "'runs/my words'"),
+        ("texts/a/../b", "texts/a/../b", "runs/b"),
+        ("-x", "-x", "runs/-x"),
+    ],
+)
+def test_the_next_command_is_typed_as_it_stands(out: str, data: str, run_dir: str) -> None:
+    write_lines(numbered(30))
+    Path("texts/a").mkdir(parents=True)
+    printed = done("data", "prepare", "text.txt", f"--out={out}").out.splitlines()[-1]
+    assert printed == f"next: ptb-lm train --config small --data {data} --run-dir {run_dir}"
 
 
 def test_a_notebook_calls_the_same_function() -> None:

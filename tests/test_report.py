@@ -351,6 +351,13 @@ def test_an_unfinished_run_has_a_row_and_a_curve_and_no_figure() -> None:
     assert NOT_YET_RUN not in [line["status"] for line in lines]
 
 
+def test_paths_in_advice_are_typed_as_they_stand() -> None:
+    make_run("my runs/ü b", scored=())
+    err = done("report", "my runs/ü b").err
+    assert "`ptb-lm train --resume --run-dir 'my runs/ü b'` goes on with it" in err
+    assert "name the runs in it: 'my runs'/*/" in ptb_lm("report", "my runs").err
+
+
 def test_runs_on_data_without_a_test_text_are_finished_with_their_validation_text() -> None:
     for seed in (1, 2):
         make_run(f"runs/{seed}", seed=seed, data="my/text", scored=("valid",))

@@ -210,6 +210,16 @@ def test_all_epochs_done_and_a_process_at_work_is_scoring() -> None:
     assert status_of(run).state == "stopped"
 
 
+def test_a_report_does_not_offer_to_go_on_with_a_run_in_training() -> None:
+    run = make_run(end(1, 180.0))
+    unfinished = f"{run}: unfinished, so it has a curve and no figure"
+    with held(run / ".lock"):
+        err = done("report", str(run)).err
+        assert err == f"{unfinished} yet; a training is at work in it\n"
+    err = done("report", str(run)).err
+    assert err == f"{unfinished}; `ptb-lm train --resume --run-dir {run}` goes on with it\n"
+
+
 def test_a_training_that_was_stopped_and_is_resumed(workplace: Path) -> None:
     write_texts(workplace / "text", cli_support.WORDS, seed=1)
     done(*train_arguments("runs/a", "--max-steps", "33"))
@@ -218,6 +228,11 @@ def test_a_training_that_was_stopped_and_is_resumed(workplace: Path) -> None:
     assert seen["state"] == "stopped"
     assert (
         "`ptb-lm train --resume --run-dir runs/a` goes on with it." in done("watch", "runs/a").out
+    )
+    shutil.copytree("runs/a", "runs/ü b")
+    assert (
+        "`ptb-lm train --resume --run-dir 'runs/ü b'` goes"
+        in done("watch", "runs/ü b", "--once").out
     )
     reader = StatusReader(Path("runs/a"))
     reader.read(0.0)

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
+from ptb_lm.version import __version__
 
 app = typer.Typer(
     name="ptb-lm",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
     help="Train and evaluate recurrent language models; reproduce arXiv 1409.2329 on PTB.",
 )
 
@@ -22,6 +24,13 @@ DataName = Annotated[
     str | None,
     typer.Option(
         help="ptb, synthetic, or a folder of train.txt, valid.txt and maybe test.txt; default ptb.",
+        autocompletion=complete.corpus,
+    ),
+]
+DataNow = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the data it was trained on lies now; default: where its config says.",
         autocompletion=complete.corpus,
     ),
 ]
@@ -45,8 +54,18 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        show(f"ptb-lm {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command; --debug is read where errors are printed."""

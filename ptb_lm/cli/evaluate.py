@@ -1,12 +1,13 @@
 """``ptb-lm eval`` and ``ptb-lm average``: perplexities."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, DataDir, Device, app, show
+from ptb_lm.cli.app import AsJson, DataDir, DataNow, Device, app, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
@@ -80,6 +81,7 @@ def evaluate(
         typer.Option(metavar="LAMBDA", help="Share of the cache in the probability; default 0.15."),
     ] = None,
     device: Device = None,
+    data: DataNow = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -110,9 +112,11 @@ def evaluate(
                 None if cache is None else Cache.tuned(cache, cache_theta, cache_weight),
             )
         )
-    request = EvaluationRequest.of(split, text, protocol, data_dir, ways)
-    if save_scores is not None and len(checkpoints) > 1:
-        raise InputError("--save-scores: takes one checkpoint at a time")
+    request = EvaluationRequest.of(split, text, protocol, data, data_dir, ways)
+    if save_scores is not None:
+        if len(checkpoints) > 1:
+            raise InputError("--save-scores: takes one checkpoint at a time")
+        _require_place(save_scores)
     with StopFlag() as stop:
         members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
@@ -129,6 +133,19 @@ def evaluate(
         show(evaluation_summary(scores, configs))
 
 
+def _require_place(save_scores: Path) -> None:
+    """Raise InputError if a file cannot be put there, before what it is to hold is computed."""
+    folder = save_scores.parent
+    # Not Path's, which raise of a name that is too long.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        there = "not a folder" if os.path.lexists(folder) else "no such folder"
+        raise InputError(
+            f"--save-scores {save_scores}: {folder}: {there}; make it, or name another place"
+        )
+    if os.path.isdir(save_scores):  # noqa: PTH112
+        raise InputError(f"--save-scores {save_scores}: a folder; name a file, as in F.npz")
+
+
 def _require(option: str, value: object, **settings: object) -> None:
     """Raise InputError if a setting is given without the option that it belongs to."""
     for name, setting in settings.items():
@@ -142,8 +159,9 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
-    from ptb_lm.evaluation.scores import load_scores, result_table
+    from ptb_lm.evaluation.scores import load_scores, require_each_once, result_table
     from ptb_lm.report.summary import average_summary
 
+    require_each_once((path, path) for path in score_files)
     members = [load_scores(path) for path in score_files]
     show(to_json(result_table(members)) if as_json else average_summary(members))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import DataDir, Device, app, show
+from ptb_lm.cli.app import DataDir, DataNow, Device, app, show
 from ptb_lm.stop import StopFlag
 
 
@@ -20,6 +20,7 @@ def export_command(
         bool, typer.Option("--overwrite", help="Replace an existing exported model.")
     ] = False,
     device: Device = None,
+    data: DataNow = None,
     data_dir: DataDir = None,
 ) -> None:
     """Write a model for use without ptb-lm: weights, config, words, perplexity, loading code."""
@@ -33,6 +34,7 @@ def export_command(
             onnx=onnx,
             overwrite=overwrite,
             device=device or "auto",
+            data=data,
             data_dir=data_dir,
             stop=stop,
         )

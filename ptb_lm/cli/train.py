@@ -1,5 +1,6 @@
 """``ptb-lm train``."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from ptb_lm.cli import complete
 from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, say, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
+
+DATA_KEY = "run.data"
 
 
 @app.command()
@@ -56,12 +59,17 @@ def train(
 ) -> None:
     """Train a model and print its validation and test perplexity beside the paper's."""
     from ptb_lm.config import resolve
-    from ptb_lm.corpus.load import data_directory
+    from ptb_lm.corpus.load import data_directory, is_corpus
     from ptb_lm.training.event_file import events_follow_metrics, require_log
 
     if resume and overwrite:
         raise InputError("--resume and --overwrite: choose one: go on, or begin anew")
-    if config is None and resume and run_dir is not None and (run_dir / "config.toml").exists():
+    if config is None and resume and run_dir is not None:
+        if not os.path.exists(run_dir / "config.toml"):  # noqa: PTH110 - see load_corpus
+            raise InputError(
+                f"{run_dir}: no run in it to go on with; name --config to begin one, or the folder "
+                "of a run"
+            )
         config = str(run_dir / "config.toml")
     if config is None:
         raise InputError("--config: missing; name a preset or file; see `ptb-lm config list`")
@@ -74,6 +82,12 @@ def train(
     }
     given = {key: value for key, value in options.items() if value is not None}
     resolved = resolve(config, assignments, given)
+    if data is None and not is_corpus(resolved.run.data):
+        origin = "--set" if _is_set(DATA_KEY, assignments) else config
+        raise InputError(
+            f"{origin}: {DATA_KEY}: {resolved.run.data}: no such folder here; if its texts lie "
+            "elsewhere by now, name their folder with --data"
+        )
     if log is not None:
         require_log(log)
 
@@ -102,3 +116,8 @@ def train(
                 train_run(run, stop, max_steps)
             if run.finished and world.is_first:
                 show(run_summary(run, score_finished_run(run, stop)))
+
+
+def _is_set(key: str, assignments: list[str] | None) -> bool:
+    """Whether a key is given by ``--set``."""
+    return any(each.partition("=")[0].strip() == key for each in assignments or [])

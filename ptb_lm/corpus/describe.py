@@ -1,6 +1,7 @@
 """What `data info` says of a corpus, and `data prepare` of one that it has made."""
 
 import hashlib
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,12 @@ def preparation_lines(description: dict[str, Any]) -> str:
             f"{split:6}{facts['lines']:>12,}{facts['tokens']:>14,}{facts['types']:>11,}"
             f"{facts['unknown_share']:>8.2%}"
         )
-    lines.append(f"next: ptb-lm train --config small --data {shlex.quote(folder)}")
+    # Of its own: the default folder of a run is that of the same preset on the Penn Treebank.
+    run_dir = Path("runs", Path(os.path.abspath(folder)).name)  # noqa: PTH100 - a `..` goes
+    lines.append(
+        f"next: ptb-lm train --config small --data {shlex.quote(folder)} "
+        f"--run-dir {shlex.quote(str(run_dir))}"
+    )
     return "\n".join(lines)
 
 

@@ -51,7 +51,8 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
     Args:
         data_dir: the three files go to ``data_dir/ptb/``.
         source: a folder, an archive (.tgz, .tar.gz, .zip), a base URL that has the three files, or
-            the URL of an archive; by default the public mirrors in turn.
+            the URL of an archive; by default the public mirrors in turn, of which none is asked
+            where the three files are there as published.
         stop: ends a download wherever it is.
 
     Raises:
@@ -60,6 +61,8 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         Stopped: a signal came; nothing was installed.
     """
     if source is None:
+        if _is_whole(data_dir):
+            return ptb_folder(data_dir)
         contents = _from_mirrors(MIRRORS, data_dir, stop)
     elif source.startswith(("http://", "https://")):
         contents = _from_mirrors((source,), data_dir, stop)
@@ -72,6 +75,15 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
     _install(contents, ptb_folder(data_dir), stop)
     read_ptb(data_dir)
     return ptb_folder(data_dir)
+
+
+def _is_whole(data_dir: Path) -> bool:
+    """Whether all three files are there as published; one that may not be read is replaced."""
+    try:
+        read_ptb(data_dir)
+    except (InputError, OSError):
+        return False
+    return True
 
 
 def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Contents:

@@ -3,15 +3,16 @@
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
-from ptb_lm.corpus.ptb import is_installed, read_ptb
+from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder, read_ptb
 from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
-from ptb_lm.corpus.splits import split_file, splits_in
+from ptb_lm.corpus.splits import BUILT_IN, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import decoded, words_of
 from ptb_lm.corpus.tokens import TokenIds, parts_of
@@ -38,7 +39,10 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """The identity of the texts that a training sees: train and valid, word for word."""
+        """The identity of the texts that a training sees: train and valid, word for word.
+
+        The test text is no part of it, so that a model may be evaluated on another in its place.
+        """
         digest = hashlib.sha256(self.vocabulary.sha256.encode())
         for split in ("train", "valid"):
             for part in parts_of(self.splits[split]):
@@ -51,6 +55,20 @@ def data_directory(option: Path | None) -> Path:
     return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
 
 
+def is_corpus(name: str) -> bool:
+    """Whether a name is that of a built-in corpus, or of a folder that is here."""
+    return name in BUILT_IN or os.path.isdir(name)  # noqa: PTH112 - Path's raises of too long a name
+
+
+def require_corpus(name: str) -> None:
+    """Raise InputError if a name is of no corpus; what is in a folder is not looked at."""
+    if not is_corpus(name):
+        raise InputError(
+            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
+            "if there is to be one, test.txt"
+        )
+
+
 def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     """Load ``ptb`` (fetched first where it is not there), ``synthetic``, or a folder of texts.
 
@@ -61,22 +79,35 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
         PtbLmError: the Penn Treebank is not there and could not be fetched.
         Stopped: a signal came while it was fetched, or while a folder was read.
     """
+    require_corpus(name)
     if name == "ptb":
         words = _ptb_words(data_dir, stop)
     elif name == "synthetic":
         words = {split: iter([text]) for split, text in synthetic_words().items()}
-    elif os.path.isdir(name):  # noqa: PTH112 - Path's raises of a name that is too long
+    else:
+        _require_own_text(Path(name))
         files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
         require_there(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
-    else:
-        raise InputError(
-            f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
-            "if there is to be one, test.txt"
-        )
     vocabulary, train = encode_training_text(words.pop("train"))
     others = {split: vocabulary.encode_text(text) for split, text in words.items()}
     return Corpus(name, vocabulary, {"train": train, **others})
+
+
+def _require_own_text(folder: Path) -> None:
+    """Raise InputError if a folder is that of the Penn Treebank, whose files have other names."""
+    names = [file.name for file in PTB_FILES if (folder / file.name).exists()]
+    if not names or os.path.lexists(split_file(folder, "train")):
+        return
+    advice = f"`ptb-lm data fetch --from {shlex.quote(str(folder))}` installs it"
+    place = Path(os.path.abspath(folder))  # noqa: PTH100 - a `..` goes, a link stays
+    if ptb_folder(place.parent) == place:
+        parent = folder.parent if folder.name == place.name else place.parent
+        advice = f"leave --data out, and use --data-dir {shlex.quote(str(parent))}"
+    raise InputError(
+        f"--data {folder}: {names[0]} in it is of the Penn Treebank, and there is no train.txt; "
+        f"{advice}"
+    )
 
 
 def _ptb_words(data_dir: Path, stop: StopFlag) -> dict[str, Iterator[Sequence[str]]]:

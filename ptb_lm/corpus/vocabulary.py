@@ -37,6 +37,22 @@ class Vocabulary:
         """The identity of the vocabulary: words and order."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
+    def differs_from(self, other: "Vocabulary", whose: str) -> str:
+        """Say of a model's vocabulary that it is not the one of something else, and how it differs.
+
+        Args:
+            other: not equal to this one.
+            whose: what the other is of.
+        """
+        mine, theirs = f"{len(self):,} words", f"{len(other):,} words"
+        if mine != theirs:
+            return f"its vocabulary ({mine}) is not that of {whose} ({theirs})"
+        # The order is by frequency, so that a word more or less is enough to change it.
+        return (
+            f"its vocabulary is not that of {whose}: both have {mine}, but the words "
+            "or their order differ, so the training text is another, or was changed"
+        )
+
     def encode(self, words: Sequence[str]) -> TokenIds:
         """Map words to indices of shape (N,), unknown words to ``<unk>``."""
         indices = map(self.index.get, words, repeat(self.index[UNK]))

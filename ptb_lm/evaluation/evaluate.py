@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ptb_lm.config import Config
-from ptb_lm.corpus.load import data_directory
+from ptb_lm.corpus.load import data_directory, require_corpus
 from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.corpus.text import from_command_line
 from ptb_lm.corpus.tokens import TokenIds
@@ -20,11 +20,12 @@ from ptb_lm.evaluation.scores import (
     ScoredText,
     Scores,
     load_scores,
+    require_each_once,
     save_scores,
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
-from ptb_lm.evaluation.trained import TrainedModel, load
+from ptb_lm.evaluation.trained import TrainedModel, load, model_place
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
@@ -137,11 +138,20 @@ def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate on, and how: a split of the model's own data, or a text file."""
+    """What to evaluate on, and how: a split of the model's own data, or a text file.
+
+    Attributes:
+        split: the split, or what to call the text.
+        text: the text file; None: a split.
+        protocol: ``stream`` or ``columns``.
+        data: where the model's data lies; None: where its config says.
+        data_dir: the data folder.
+    """
 
     split: str
     text: Path | None
     protocol: str
+    data: str | None
     data_dir: Path
 
     @classmethod
@@ -150,6 +160,7 @@ class EvaluationRequest:
         split: str | None,
         text: Path | None,
         protocol: str | None,
+        data: str | None,
         data_dir: Path | None,
         ways: Sequence[Way] = (AS_THE_PAPER,),
     ) -> "EvaluationRequest":
@@ -158,8 +169,8 @@ class EvaluationRequest:
         Where one of the ways reads a text as one stream, so do all, that they can be compared.
 
         Raises:
-            InputError: there is no such split or protocol, or both a split and a text are given,
-                or a way has not the protocol.
+            InputError: there is no such split, protocol or data, or both a split and a text are
+                given, or a way has not the protocol.
         """
         if split is not None and text is not None:
             raise InputError("--split and --text: choose one")
@@ -171,12 +182,14 @@ class EvaluationRequest:
             if way.one_stream and protocol == "columns":
                 raise InputError(f"--protocol columns: {way.title} is of one stream; leave it out")
             protocol = "stream" if way.one_stream else protocol
+        if data is not None:
+            require_corpus(data)
         directory = data_directory(data_dir)
         if text is not None:
             name = f"text {from_command_line(text.name)}"
-            return cls(name, text, protocol or "stream", directory)
+            return cls(name, text, protocol or "stream", data, directory)
         split = split or "test"
-        return cls(split, None, protocol or PAPER_PROTOCOL[split], directory)
+        return cls(split, None, protocol or PAPER_PROTOCOL[split], data, directory)
 
 
 def evaluate(
@@ -185,6 +198,7 @@ def evaluate(
     *,
     text: Path | str | None = None,
     protocol: str | None = None,
+    data: Path | str | None = None,
     data_dir: Path | str | None = None,
     way: Way = AS_THE_PAPER,
     stop: StopFlag = NEVER,
@@ -194,9 +208,11 @@ def evaluate(
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
         split: ``train``, ``valid`` or ``test`` (the default) of the data it was trained on, which
-            need not have a test text.
+            need not have a test text, or may have another by now.
         text: a file of another text, instead of a split; ``-`` is standard input.
         protocol: ``stream`` or ``columns``; by default the paper's for the split, or the way's.
+        data: where the data that it was trained on lies now: ``ptb``, ``synthetic`` or a folder;
+            by default where its config says.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``.
         way: how to score: as the paper, or as one of :mod:`ptb_lm.evaluation.ways`.
         stop: checked before each window.
@@ -211,7 +227,9 @@ def evaluate(
     """
     file = None if text is None else Path(text)
     directory = None if data_dir is None else Path(data_dir)
-    request = EvaluationRequest.of(split, file, protocol, directory, [way])
+    name = None if data is None else str(data)
+    request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
+    model = _with_data(model, request)
     return _evaluate(model, _tokens(model, request, stop), request, way, stop)
 
 
@@ -228,29 +246,32 @@ def evaluate_checkpoints(
         for each way the scores by each checkpoint, and the checkpoints' configs.
 
     Raises:
-        InputError: as :func:`evaluate` does, or the checkpoints' vocabularies differ, so that
-            their figures could not be compared.
+        InputError: as :func:`evaluate` does, or one of them is named twice, or their vocabularies
+            differ, so that their figures could not be compared.
         PtbLmError: memory does not suffice.
         Stopped: a signal came.
     """
+    require_each_once((path, model_place(path)) for path in paths)
     members: list[list[Scores]] = [[] for _ in ways]
     configs = []
     vocabulary: Vocabulary | None = None
     tokens: TokenIds | None = None
     for path in paths:
-        model = load(path, device)
+        model = _with_data(load(path, device), request)
         vocabulary = vocabulary or model.vocabulary
         if model.vocabulary.sha256 != vocabulary.sha256:
-            raise InputError(
-                f"{path}: its vocabulary ({len(model.vocabulary):,} words) is not that of "
-                f"{paths[0]} ({len(vocabulary):,} words); evaluate them one at a time"
-            )
+            differs = model.vocabulary.differs_from(vocabulary, str(paths[0]))
+            raise InputError(f"{path}: {differs}; evaluate them one at a time")
         if tokens is None or request.text is None:  # else each has data of its own
             tokens = _tokens(model, request, stop)
         for way, scores in zip(ways, members, strict=True):
             scores.append(_evaluate(model, tokens, request, way, stop))
         configs.append(model.config)
     return members, configs
+
+
+def _with_data(model: TrainedModel, request: EvaluationRequest) -> TrainedModel:
+    return model if request.data is None else model.with_data(request.data)
 
 
 def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:

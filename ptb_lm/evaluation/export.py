@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptb_lm.corpus.load import Corpus, data_directory, load_corpus
+from ptb_lm.corpus.load import Corpus, data_directory, require_corpus
 from ptb_lm.corpus.ptb import is_installed
-from ptb_lm.corpus.splits import BUILT_IN
-from ptb_lm.durable import current_folder_is_in, durable_folder
+from ptb_lm.durable import current_folder_is_in, durable_folder, still_stands
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.evaluate import PAPER_PROTOCOL, score_text, scored_text
 from ptb_lm.evaluation.exported_readme import exported_readme
 from ptb_lm.evaluation.scores import Scores
+from ptb_lm.evaluation.texts import corpus_of
 from ptb_lm.evaluation.trained import TrainedModel, read_model, trained_model
 from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
@@ -60,6 +60,7 @@ def export(
     onnx: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    data: Path | str | None = None,
     data_dir: Path | str | None = None,
     stop: StopFlag = NEVER,
 ) -> Export:
@@ -71,19 +72,23 @@ def export(
         onnx: write ``model.onnx`` too.
         overwrite: replace an exported model that is there.
         device: to measure the perplexities on.
+        data: where the data that it was trained on lies now: ``ptb``, ``synthetic`` or a folder;
+            by default where its config says, without which nothing is measured.
         data_dir: the data folder; by default ``$PTB_LM_DATA_DIR``, else ``./data``. Nothing is
             fetched.
         stop: checked while the data is read, and before each window that is scored.
 
     Raises:
-        InputError: there is no such model or device, it is damaged, there is something else in the
-            folder, or a library is missing.
+        InputError: there is no such model or device, it is damaged, ``data`` is not what it was
+            trained on, there is something else in the folder, or a library is missing.
         PtbLmError: memory does not suffice, or the folder could not be written.
         Stopped: a signal came; nothing has been written.
     """
     folder = Path(folder)
     chosen = choose_device(device)
     _require_place(folder, overwrite=overwrite)
+    if data is not None:
+        require_corpus(str(data))
     name, checkpoint = read_model(Path(path))
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         files = exported_files(checkpoint)
@@ -91,7 +96,7 @@ def export(
             files[ONNX] = _onnx_bytes(checkpoint)
     model = trained_model(name, checkpoint, chosen)
     directory = data_directory(None if data_dir is None else Path(data_dir))
-    measured = _measured(model, checkpoint, directory, stop)
+    measured = _measured(model, None if data is None else str(data), directory, stop)
     stop.check()
     files[README] = exported_readme(checkpoint, measured, chosen.type, onnx=onnx).encode()
     with place_held(folder, stop):
@@ -133,13 +138,28 @@ def _onnx_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def _measured(
-    model: TrainedModel, checkpoint: Checkpoint, data_dir: Path, stop: StopFlag
+    model: TrainedModel, data: str | None, data_dir: Path, stop: StopFlag
 ) -> list[Scores]:
-    """Score valid and test under the paper's protocols, where they are here."""
+    """Score valid and test under the paper's protocols, where they are here.
+
+    Args:
+        model: to score with.
+        data: where its data lies, if that was said; None: where its config says.
+        data_dir: the data folder.
+        stop: looked at while the data is read, and before each window.
+
+    Raises:
+        InputError: what was said is not the data that it was trained on.
+        Stopped: a signal came.
+    """
+    if data is not None:
+        model = model.with_data(data)
     try:
-        corpus = _corpus_here(checkpoint, data_dir, stop)
+        corpus = _corpus_here(model, data_dir, stop)
     except PtbLmError as error:
-        logger.warning("%s: not measured: %s", model.name, error)
+        if data is not None:
+            raise
+        logger.warning("not measured: %s", error)
         return []
     scores = []
     for split in SCORED_SPLITS:
@@ -158,22 +178,14 @@ def _measured(
     return scores
 
 
-def _corpus_here(checkpoint: Checkpoint, data_dir: Path, stop: StopFlag) -> Corpus:
-    """Return the data that a model was trained on.
-
-    Raises:
-        InputError: it is not here, or no longer what it was.
-        Stopped: a signal came.
-    """
-    data = checkpoint.config.run.data
-    if data == "ptb" and not is_installed(data_dir):
-        raise InputError(f"the Penn Treebank is not in {data_dir}; `ptb-lm data fetch` gets it")
-    if data not in BUILT_IN and not os.path.isdir(data):  # noqa: PTH112 - see load_corpus
-        raise InputError(f"the folder {data}, which it was trained on, is not here")
-    corpus = load_corpus(data, data_dir, stop)
-    if corpus.sha256 != checkpoint.corpus_sha256:
-        raise InputError(f"the texts of {data} have changed since it was trained on them")
-    return corpus
+def _corpus_here(model: TrainedModel, data_dir: Path, stop: StopFlag) -> Corpus:
+    """Do as :func:`~ptb_lm.evaluation.texts.corpus_of`, but fetch nothing."""
+    if model.config.run.data == "ptb" and not is_installed(data_dir):
+        raise InputError(
+            f"{model.name}: the Penn Treebank, which it was trained on, is not in {data_dir}; "
+            "`ptb-lm data fetch` gets it"
+        )
+    return corpus_of(model, data_dir, stop)
 
 
 def _write(files: Mapping[str, bytes], folder: Path, *, replace: bool) -> None:
@@ -184,6 +196,6 @@ def _write(files: Mapping[str, bytes], folder: Path, *, replace: bool) -> None:
             load_exported(temporary)
         except InputError as error:
             raise PtbLmError(
-                f"{folder}: cannot be written: its bytes do not come back as they were written; "
-                "what stood there before still stands; check the disk"
+                f"{folder}: cannot be written: its bytes do not come back as they were written"
+                f"{still_stands(folder)}; check the disk"
             ) from error

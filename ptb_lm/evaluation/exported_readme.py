@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ptb_lm.config import Config
+from ptb_lm.config import Config, config_title
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
@@ -70,7 +70,7 @@ def exported_readme(
     """
     config = checkpoint.config
     parts = [
-        f"# {_plain(config.run_name)}",
+        f"# {_title(config)}",
         f"A recurrent language model over words, exported by ptb-lm {__version__}.",
         _facts(checkpoint),
         "## Perplexity",
@@ -100,6 +100,14 @@ def exported_readme(
         "checkpoint; in a notebook, `ptb_lm.load` does.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(config: Config) -> str:
+    """Return what the model is: of which config, and on what data if not the Penn Treebank."""
+    parts = [_plain(part) for part in config_title(config).split(", ")]
+    if config.run.data != "ptb":
+        parts.append(f"on {_plain(Path(config.run.data).name) or 'a text of its own'}")
+    return ", ".join(parts)
 
 
 def _facts(checkpoint: Checkpoint) -> str:

@@ -104,6 +104,20 @@ def figure(log_probabilities: NDArray[np.floating[Any]]) -> Figure:
     return Figure(tokens, nll, perplexity(nll, tokens))
 
 
+def require_each_once(named: Iterable[tuple[Path, Path]]) -> None:
+    """Raise InputError if a member of an average is named twice, which would count it twice.
+
+    Args:
+        named: of each member, what names it in the call, and the file or folder that this is.
+    """
+    seen: dict[str, Path] = {}
+    for path, place in named:
+        real = os.path.realpath(place)
+        if real in seen:
+            raise InputError(f"{path}: named twice, as {seen[real]}; name another, or leave it out")
+        seen[real] = path
+
+
 def average(members: Sequence[Scores]) -> Figure:
     """Return the figure of the mean of the members' probabilities, exact in float64.
 
@@ -185,7 +199,12 @@ def load_scores(path: Path) -> Scores:
     Raises:
         InputError: it is missing, damaged, not a score file, or of another format.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
+    # Not Path's, which raise of a name that is too long.
+    if os.path.isdir(path):  # noqa: PTH112
+        of_a_run = path / "scores-test.npz"
+        named = of_a_run if of_a_run.is_file() else "what `ptb-lm eval --save-scores` has written"
+        raise InputError(f"{path}: a folder; expected a score file: name {named}")
+    if not os.path.isfile(path):  # noqa: PTH113
         raise InputError(f"{path}: no such score file")
     try:
         with path.open("rb") as file:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -29,13 +29,25 @@ class TrainedModel:
         name: the file, or the folder of an exported model, that it came from.
         config: of the run that it came from.
         vocabulary: of the training text.
+        corpus_sha256: of the texts trained on, see :attr:`ptb_lm.corpus.load.Corpus.sha256`.
         network: without dropout, on a device.
     """
 
     name: str
     config: Config
     vocabulary: Vocabulary
+    corpus_sha256: str
     network: LanguageModel
+
+    def with_data(self, data: str) -> "TrainedModel":
+        """Return the model as if its config said that its data lies elsewhere.
+
+        Args:
+            data: ``ptb``, ``synthetic`` or a folder. Whether the texts there are those that it was
+                trained on is seen when they are read.
+        """
+        run = self.config.run.model_copy(update={"data": data})
+        return replace(self, config=self.config.model_copy(update={"run": run}))
 
     @contextmanager
     def at_work(self) -> Iterator[LanguageModel]:
@@ -73,8 +85,19 @@ def read_model(path: Path) -> tuple[str, Checkpoint]:
         InputError: there is no such model, or it is damaged.
         PtbLmError: it may not be read.
     """
-    if not os.path.isdir(path):  # noqa: PTH112 - which raises of a name that is too long
-        return str(path), load_checkpoint(path)
+    place = model_place(path)
+    is_folder = os.path.isdir(place)  # noqa: PTH112 - Path's raises of a name that is too long
+    return str(place), load_exported(place) if is_folder else load_checkpoint(place)
+
+
+def model_place(path: Path) -> Path:
+    """Return the checkpoint, or the folder of an exported model, that a path stands for.
+
+    Raises:
+        InputError: it is a folder without a model, or with two, or the evidence of a run.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
+        return path
     run = RunFolder(path)
     is_run = run.config.exists() or run.last.exists()
     if (path / CONFIG).exists() or (path / WEIGHTS).exists():
@@ -83,9 +106,14 @@ def read_model(path: Path) -> tuple[str, Checkpoint]:
                 f"{path}: both a run and an exported model are in it; name the run's "
                 f"{run.last.name}, or move one of the two"
             )
-        return str(path), load_exported(path)
+        return path
     if is_run:
-        return str(run.last), load_checkpoint(run.last)
+        if run.is_evidence:
+            raise InputError(
+                f"{run.last}: no such checkpoint: {path} is the evidence of a run, without its "
+                "weights; `ptb-lm average` reads its score files"
+            )
+        return run.last
     raise InputError(
         f"{path}: no model in it; name a checkpoint, a run folder or the folder of an exported "
         "model"
@@ -100,7 +128,9 @@ def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> Tr
     """
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         network = checkpoint.network().to(device).eval()
-    return TrainedModel(name, checkpoint.config, checkpoint.vocabulary, network)
+    return TrainedModel(
+        name, checkpoint.config, checkpoint.vocabulary, checkpoint.corpus_sha256, network
+    )
 
 
 def require_probabilities(values: Tensor) -> None:

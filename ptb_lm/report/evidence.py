@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from ptb_lm.config import Config, load_config
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import Scores, load_scores
+from ptb_lm.lock import holder
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -117,7 +119,11 @@ def run_folder_at(path: Path, usage: str = "report runs/*/") -> RunFolder:
         raise InputError(f"{path}: {missing}; name run folders, as in `ptb-lm {usage}`")
     folder = RunFolder(path)
     if not folder.config.is_file():
-        advice = f"the runs in it: {path}/*/" if runs_in(path) else "what `ptb-lm train` has made"
+        advice = (
+            f"the runs in it: {shlex.quote(str(path))}/*/"
+            if runs_in(path)
+            else "what `ptb-lm train` has made"
+        )
         raise InputError(f"{path}: not a run folder: it has no config.toml; name {advice}")
     return folder
 
@@ -138,11 +144,12 @@ def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
     runs = sorted((read_run(path) for path in named.values()), key=_order)
     for run in runs:
         if not run.finished:
-            path = run.folder.path
+            path, process = run.folder.path, holder(run.folder.lock)
+            resume = f"`ptb-lm train --resume --run-dir {shlex.quote(str(path))}` goes on with it"
             logger.warning(
-                "%s: unfinished, so it has a curve and no figure; "
-                "`ptb-lm train --resume --run-dir %s` goes on with it",
-                *(path, path),
+                "%s: unfinished, so it has a curve and no figure%s",
+                path,
+                f"; {resume}" if process is None else " yet; a training is at work in it",
             )
     return runs
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,7 +162,8 @@ def open_run(
     """Begin a run in a folder, or go on with the one that is there, and hold the folder.
 
     With ``resume`` a folder without a checkpoint begins anew: a job that was stopped before its
-    first checkpoint is taken up by the same command as any other.
+    first checkpoint is taken up by the same command as any other. The data of a run that goes on
+    may lie elsewhere than before; the config in the folder then says where.
 
     Raises:
         InputError: the folder, the data, the device or the resumed run does not fit the call, or
@@ -188,6 +189,8 @@ def open_run(
                 environments = folder.read_environments()
                 _take_up(run)
             else:
+                if resume:
+                    logger.info("%s: no checkpoint in it to go on from; a new run begins.", path)
                 environments = []
                 folder.clear()
             folder.write_config(config)
@@ -281,22 +284,22 @@ def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path, InputErr
 
 def _require_same_run(run: Run, checkpoint: Checkpoint, where: Path) -> None:
     """Raise InputError if a checkpoint was made with another recipe or on another text."""
-    differences = _differences(checkpoint.config, run.config)
+    same_texts = checkpoint.corpus_sha256 == run.corpus.sha256
+    # The same texts may lie elsewhere by now, or be named by another path.
+    free = FREE_ON_RESUMPTION | ({("run", "data")} if same_texts else set())
+    differences = _differences(checkpoint.config, run.config, free)
     if differences:
         raise InputError(
             f"{where}: the run there was made otherwise: {'; '.join(differences)}; "
             "resume it with its own config.toml, or begin a new run in another --run-dir"
         )
+    data = f"--data {run.config.run.data}"
+    otherwise = "bring the old texts back, or begin a new run in another --run-dir"
     if checkpoint.vocabulary.sha256 != run.corpus.vocabulary.sha256:
-        raise InputError(
-            f"{where}: its vocabulary ({len(checkpoint.vocabulary):,} words) is not that of "
-            f"--data {run.config.run.data} ({len(run.corpus.vocabulary):,} words)"
-        )
-    if checkpoint.corpus_sha256 != run.corpus.sha256:
-        raise InputError(
-            f"{where}: the texts of --data {run.config.run.data} have changed since; bring them "
-            "back, or begin a new run in another --run-dir"
-        )
+        differs = checkpoint.vocabulary.differs_from(run.corpus.vocabulary, data)
+        raise InputError(f"{where}: {differs}; {otherwise}")
+    if not same_texts:
+        raise InputError(f"{where}: the texts of {data} have changed since; {otherwise}")
 
 
 FREE_ON_RESUMPTION = {
@@ -305,18 +308,26 @@ FREE_ON_RESUMPTION = {
     ("run", "log_steps"),
     ("run", "checkpoint_minutes"),
 }
-"""Keys that a resumed run may change, as its figures do not depend on them."""
+"""Keys that a resumed run may change, as its figures do not depend on them.
+
+So may ``run.data``, where the texts there are the same."""
 
 
-def _differences(made: Config, asked: Config) -> list[str]:
-    """List what is another recipe; more epochs are not, as they only go on with this one."""
+def _differences(made: Config, asked: Config, free: Set[tuple[str, str]]) -> list[str]:
+    """List what is another recipe; more epochs are not, as they only go on with this one.
+
+    Args:
+        made: the config of the checkpoint.
+        asked: that of the call.
+        free: keys that may differ.
+    """
     before, now = made.model_dump(), asked.model_dump()
     differences = []
     for section, values in before.items():
         for key, value in values.items():
             wanted = now[section][key]
             longer = (section, key) == ("training", "epochs") and wanted > value
-            if wanted != value and not longer and (section, key) not in FREE_ON_RESUMPTION:
+            if wanted != value and not longer and (section, key) not in free:
                 differences.append(f"{section}.{key} was {value!r}, asked for {wanted!r}")
     return differences
 

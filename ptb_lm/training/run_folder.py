@@ -72,6 +72,12 @@ class RunFolder:
         """Whether there is a checkpoint to go on from."""
         return self.last.exists() or self.previous.exists()
 
+    @property
+    def is_evidence(self) -> bool:
+        """Whether there is what a finished run has scored, and none of its weights."""
+        has_weights = self.resumable or self.best.exists()
+        return not has_weights and any(self.scores(split).exists() for split in SCORED_SPLITS)
+
     def require_usable(self, *, resume: bool, overwrite: bool) -> None:
         """Raise InputError if there is something here that the call would put out of sight."""
         try:
@@ -90,8 +96,7 @@ class RunFolder:
                 f"{self.path}: a run is there already; use --resume to go on with it, "
                 "--overwrite to begin anew, or another --run-dir"
             )
-        results = [self.best, *(self.scores(split) for split in SCORED_SPLITS)]
-        if resume and not self.resumable and any(result.exists() for result in results):
+        if resume and not self.resumable and (self.best.exists() or self.is_evidence):
             # Evidence travels without its checkpoints: to begin anew in such a folder is not what
             # --resume can have meant.
             raise InputError(

@@ -1,5 +1,6 @@
 """A run's status as lines for a terminal of any width and height."""
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf, isfinite, isnan, log
@@ -85,7 +86,7 @@ def _closing_lines(status: RunStatus) -> list[str]:
         return []
     if not status.folder.resumable:
         return ["No training is at work here, and there is no checkpoint to go on from."]
-    path = _printable(str(status.folder.path))
+    path = _printable(shlex.quote(str(status.folder.path)))
     rest = "scores it" if status.epochs_done >= status.epochs else "goes on with it"
     return [f"`ptb-lm train --resume --run-dir {path}` {rest}."]
 

@@ -340,7 +340,8 @@ def test_everything_that_is_printed_as_json_is_json(
     texts = [Path("run/environment.json").read_text()]
     evaluated = done("eval", "run/last.pt", "--json").out
     assert strict_json(evaluated)["members"][0]["perplexity"] is None
-    averaged = done("average", "run/scores-valid.npz", "run/scores-valid.npz", "--json").out
+    shutil.copy("run/scores-valid.npz", "as-bad.npz")
+    averaged = done("average", "run/scores-valid.npz", "as-bad.npz", "--json").out
     assert strict_json(averaged)["average"]["perplexity"] is None
     texts += [evaluated, averaged, done("data", "info", "--data", "text", "--json").out]
     for text in texts:

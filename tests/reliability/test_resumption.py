@@ -521,6 +521,28 @@ def test_how_a_run_is_made_may_change(
     tally.count("changes of how a run is made, allowed")
 
 
+@pytest.mark.parametrize("run_dir", ["stopped", "finished"])
+def test_texts_that_lie_elsewhere_by_now_are_the_same_data(workplace: Path, run_dir: str) -> None:
+    Path("moved").mkdir()
+    Path("text").rename("moved/text")
+    line = refused(["train", "--resume", "--run-dir", run_dir], run_dir)
+    assert line.startswith(f"error: {run_dir}/config.toml: run.data: text: no such folder here; ")
+    assert "--data" in line
+    done("train", "--resume", "--run-dir", run_dir, "--data", "moved/text")
+    assert tomllib.loads(Path(run_dir, "config.toml").read_text())["run"]["data"] == "moved/text"
+    ours, theirs = (result(Path(name), options_too=False) for name in (run_dir, "finished"))
+    for name in ("last", "best"):
+        assert ours[name]["weights"] == theirs[name]["weights"]
+    for name in SCORES:
+        assert Path(run_dir, name).read_bytes() == Path("finished", name).read_bytes()
+    done("train", "--resume", "--run-dir", run_dir)
+
+
+def test_a_folder_by_set_that_is_not_there_is_said_to_be_of_set(workplace: Path) -> None:
+    command = ["train", "--resume", "--run-dir", "stopped", "--set", "run.data=nowhere"]
+    assert refused(command, "stopped").startswith("error: --set: run.data: nowhere: no such folder")
+
+
 def a_new_word(text: str) -> str:
     return text + "entirely new words\n"
 
