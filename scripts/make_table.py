@@ -34,7 +34,8 @@ def main() -> None:
     results = ROOT / "results"
     runs = read_evidence(results)
     readme = ROOT / "README.md"
-    readme.write_text(with_results(readme.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    page = with_results(readme.read_text(encoding="utf-8"), runs, read_evidence(results / "demo"))
+    readme.write_text(page, encoding="utf-8")
     for name, blocks in PAGES.items():
         page = ROOT / "docs" / name
         if page.exists():

@@ -41,19 +41,28 @@ from ptb_lm.training.run_folder import read_metrics
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = read_evidence(ROOT / "results")
+DEMO = read_evidence(ROOT / "results" / "demo")
 NAMES = [run.folder.path.name for run in EVIDENCE]
 
 
 def test_the_readme_has_the_figures_that_the_evidence_gives() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_results(readme, EVIDENCE) == readme
-    for name in ("example", "results"):
+    assert with_results(readme, EVIDENCE, DEMO) == readme
+    for name in ("demo", "example", "results"):
         assert readme.count(BEGIN.format(name=name)) == 1
 
 
-def test_the_readme_has_the_best_possible_figure_of_the_demo() -> None:
+def test_the_demo_of_the_readme_is_a_run_of_its_preset() -> None:
+    (run,) = DEMO
+    assert recipe_of(run.config) == recipe_of(resolve("synthetic"))
+    environment = json.loads(run.folder.environment.read_text())
+    assert all(len(part["commit"]) == 40 for part in environment)
+    reached = figure(run.scores["test"].log_probabilities).perplexity
+    best = optimal_perplexity("test")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"best possible for any model: {optimal_perplexity('test'):.2f} (" in readme
+    assert f"perplexity {reached:.2f} (one stream" in readme
+    assert f"best possible for any model: {best:.2f} (" in readme
+    assert best < reached < 1.05 * best
 
 
 def test_another_figure_in_the_evidence_would_show() -> None:

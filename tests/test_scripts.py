@@ -50,7 +50,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(config, "presets_folder", lambda: tmp_path / "configs")
     page = "\n".join(
         f"{BEGIN.format(name=name)}\nold\n{END.format(name=name)}\nafter {name}"
-        for name in ("example", "results")
+        for name in ("demo", "example", "results")
     )
     (tmp_path / "README.md").write_text(page, encoding="utf-8")
     monkeypatch.setattr(make_table, "ROOT", tmp_path)

@@ -146,7 +146,7 @@ def _measured(
         model: to score with.
         data: where its data lies, if that was said; None: where its config says.
         data_dir: the data folder.
-        stop: looked at while the data is read, and before each window.
+        stop: checked while the data is read, and before each window.
 
     Raises:
         InputError: what was said is not the data that it was trained on.

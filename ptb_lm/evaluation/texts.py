@@ -27,7 +27,7 @@ def corpus_of(
     Args:
         model: which says what its data is and where it lies.
         data_dir: the data folder.
-        stop: looked at between two files.
+        stop: checked between two files.
         otherwise: what a user can do without the data, if anything.
 
     Raises:

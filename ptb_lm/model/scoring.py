@@ -56,7 +56,7 @@ def target_log_probabilities(
         network: left in the mode (training or evaluation) it was in.
         tokens: the text, (N,).
         streams: B columns; 1 is the paper's test protocol.
-        stop: looked at before each window.
+        stop: checked before each window.
         share: where several processes share the columns, those that are scored here.
 
     Returns:
@@ -91,7 +91,7 @@ def monte_carlo_log_probabilities(
         network: left in the mode it was in.
         tokens: the text, (N,).
         streams: B columns.
-        stop: looked at before each window.
+        stop: checked before each window.
         samples: how many passes.
         unrolled_steps: T of a window: that of training, so that a mask lasts as long as there.
 
@@ -125,7 +125,7 @@ def sentence_log_probabilities(
         network: left in the mode it was in.
         tokens: ``<eos>``, then the sentences one after another, each with its ``<eos>``, (N,).
         lengths: of each sentence with its ``<eos>``, int64; their sum is N - 1.
-        stop: looked at before each window.
+        stop: checked before each window.
 
     Returns:
         ln p of the tokens 1 … N-1 in the order of the text, (N - 1,), on the CPU.
@@ -157,7 +157,7 @@ def continued_log_probabilities(
         network: left in the mode it was in.
         tokens: the last token of the part before, then the part; (N,), N may be 1.
         hidden: the state of one stream.
-        stop: looked at before each window.
+        stop: checked before each window.
 
     Returns:
         ln p of the tokens 1 … N-1, (N - 1,), on the CPU, and the state before the last token.

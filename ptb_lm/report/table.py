@@ -1,12 +1,13 @@
 """The README's figures, recomputed from the evidence under ``results/`` alone."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ptb_lm.errors import InputError
 from ptb_lm.report.comparison import DEVIATION, Row, paper_rows
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import grouped
-from ptb_lm.report.summary import comparable_line, last_epoch_lines
+from ptb_lm.report.summary import comparable_line, evaluation_summary, last_epoch_lines
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 BEGIN = "<!-- {name}: made by `make table` from results/ -->"
@@ -82,13 +83,31 @@ def example_output(runs: Sequence[Evidence]) -> str:
     return "\n".join(["```text", *lines, "…", "```"])
 
 
-def with_results(page: str, runs: Sequence[Evidence]) -> str:
+def demo_output(runs: Sequence[Evidence]) -> str:
+    """Return, as a Markdown block, what ``make demo`` ends by printing.
+
+    Args:
+        runs: a run of it, if there is evidence of one.
+    """
+    lines = ["not yet run"]
+    if runs:
+        member = dataclasses.replace(runs[0].scores["test"], name="runs/demo/last.pt")
+        lines = ["…", evaluation_summary([member], [runs[0].config]), "run folder: runs/demo"]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def with_results(page: str, runs: Sequence[Evidence], demo: Sequence[Evidence]) -> str:
     """Return the README with all that comes from evidence written anew.
 
     Raises:
         InputError: the page lacks a mark.
     """
-    return with_blocks(page, {"example": example_output(runs), "results": results_table(runs)})
+    blocks = {
+        "demo": demo_output(demo),
+        "example": example_output(runs),
+        "results": results_table(runs),
+    }
+    return with_blocks(page, blocks)
 
 
 def with_blocks(page: str, blocks: Mapping[str, str]) -> str:

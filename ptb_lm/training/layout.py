@@ -1,4 +1,4 @@
-"""How the archive of a checkpoint is laid out, looked at before PyTorch builds anything from it.
+"""Check the archive of a checkpoint before PyTorch builds anything from it.
 
 ``torch.load(weights_only=True)`` runs no code of a file's, but it builds what the file says: a few
 bytes can ask for any amount of memory, or nest so deep that the interpreter dies. Of that language

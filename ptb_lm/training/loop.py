@@ -24,7 +24,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
 
     Args:
         run: left where the training ended; ``run.finished`` says whether that is the end.
-        stop: looked at after each step, and within a validation.
+        stop: checked after each step, and within a validation.
         max_steps: stop when the run has made this many steps since it began.
 
     Raises:

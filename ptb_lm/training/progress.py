@@ -32,8 +32,8 @@ class Progress:
     def __init__(self, run: Run) -> None:
         self.run = run
         hidden = None if run.world.is_first else True  # None: unless this is a terminal
-        # By default tqdm looks at the clock only after as many steps as came at once before: on a
-        # run that was taken up midway it would stand still.
+        # By default tqdm learns from each update how many steps to let pass before the next look
+        # at the clock: on a resumed run, after the first one, the bar would stand still.
         self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden, miniters=1)
         self.said_at = time.monotonic()
 

@@ -21,7 +21,8 @@ class Steps(Protocol):
     """A way to make the steps of a run.
 
     Attributes:
-        stride: the most steps to make before somebody looks at the run.
+        stride: the most steps per call of `take`; between calls the loop records, saves and checks
+            for a stop.
     """
 
     stride: int
