@@ -23,8 +23,8 @@ be left out, `...` may be repeated.
 {contents}
 
 With every command, `--help` or `-h` prints its help, and `--debug` adds the traceback to the one
-line of an error. `ptb-lm --version` prints the version. `ptb-lm --install-completion` makes the shell
-complete commands, options and their values at Tab (`--show-completion` prints what that would
+line of an error. `ptb-lm --version` prints the version. `ptb-lm --install-completion` makes the
+shell complete commands, options and their values at Tab (`--show-completion` prints what that would
 install).
 
 S is `ptb` (the Penn Treebank, fetched when it is first asked for), `synthetic` (the built-in
