@@ -34,8 +34,9 @@ def main() -> None:
     results = ROOT / "results"
     runs = read_evidence(results)
     readme = ROOT / "README.md"
-    page = with_results(readme.read_text(encoding="utf-8"), runs, read_evidence(results / "demo"))
-    readme.write_text(page, encoding="utf-8")
+    demo = read_evidence(results / "demo")
+    written = with_results(readme.read_text(encoding="utf-8"), runs, demo)
+    readme.write_text(written, encoding="utf-8")
     for name, blocks in PAGES.items():
         page = ROOT / "docs" / name
         if page.exists():
