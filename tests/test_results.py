@@ -144,7 +144,8 @@ def test_evidence_is_of_the_preset_and_of_all_its_epochs(run) -> None:
     environment = json.loads(run.folder.environment.read_text())
     assert all(len(part["commit"]) == 40 for part in environment)  # made from a clean checkout
     scored = figure(run.scores["valid"].log_probabilities).perplexity
-    assert scored == pytest.approx(epochs[-1]["valid/perplexity"], rel=1e-6)
+    # To what rounding the scores may change; with this the promise of 0.01 is kept ten times over.
+    assert scored == pytest.approx(epochs[-1]["valid/perplexity"], abs=1e-3)
 
 
 @pytest.mark.corpus
