@@ -9,6 +9,7 @@
 # make reproduce-average  several seeds of one of them at once, and their average (PRESET=, SEEDS=10)
 # make reproduce-table  the whole of its table: one seed of each model, then SEEDS of each
 # make dropout-study    its claim, measured: where dropout helps, and where it hurts
+# make schedule-study   small by the schedule of the paper's text, and by that of its authors' code
 # make test-time        what a finished run gains from dynamic evaluation and a cache (RUN=small-seed1)
 # make docs             rewrites the tables and figures of docs/ and the tutorial's outputs
 PYTHON ?= python3
@@ -23,7 +24,7 @@ INSTALLED := .venv/.installed
 PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test test-cuda torture bench bench-cuda check install reproduce-small reproduce-medium \
-	reproduce-large reproduce-average reproduce-table dropout-study test-time table docs clean
+	reproduce-large reproduce-average reproduce-table dropout-study schedule-study test-time table docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/ptb-lm train --config synthetic --data synthetic --run-dir runs/demo --overwrite
@@ -61,6 +62,10 @@ reproduce-table: $(INSTALLED)
 
 dropout-study: $(INSTALLED)
 	$(BIN)/python scripts/dropout_study.py
+
+# Goes on where it was, member by member; SEEDS of it.
+schedule-study: $(INSTALLED)
+	$(BIN)/python scripts/schedule_study.py --seeds $(SEEDS)
 
 # Tuned on the validation text, then both texts are scored once; resumes where it stopped.
 test-time: $(INSTALLED)

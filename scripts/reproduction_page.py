@@ -8,7 +8,7 @@ from typing import Any
 from measured import read_json
 
 from ptb_lm.bench.worker import TRAINING_TOKENS
-from ptb_lm.config import resolve
+from ptb_lm.config import recipe_of, resolve
 from ptb_lm.errors import InputError
 from ptb_lm.report.averages import Estimate, reached_by
 from ptb_lm.report.comparison import Comparison, compare
@@ -16,9 +16,13 @@ from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.groups import all_but_seed
 from ptb_lm.report.markdown import elsewhere_table, paper_table
+from ptb_lm.report.published import AVERAGED, TABLE_1
 
 STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
+
+SCHEDULE = "schedule-study"
+"""Of the folders of small by the schedule of the authors' code, likewise."""
 
 TITLES = {
     "none": "none",
@@ -37,6 +41,7 @@ def reproduction_blocks(results: Path) -> dict[str, str]:
         "table-1": paper_table(comparison),
         "elsewhere": elsewhere_table(comparison),
         "curves": curves_block(comparison),
+        "schedule-study": schedule_block(results),
         "cost": cost_block(runs, bench),
         "dropout-study": study_block(results),
     }
@@ -73,14 +78,59 @@ def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def schedule_block(results: Path) -> str:
+    """Return small by the schedule of the paper's text and by that of its authors' code."""
+    published = TABLE_1["small"]
+    sizes = (1, *(size for size in AVERAGED if size in published.averages))
+    theirs = [published.of_members(size) for size in sizes]
+    lines = [
+        f"| rate 1 for | {' | '.join(_members_title(size) for size in sizes)} | seeds |",
+        f"|---|{'---|' * len(sizes)}---|",
+        _line("the paper", [f"{each.valid} / {each.test}" for each in theirs if each], ""),
+    ]
+    by_text = [run for run in read_evidence(results) if _is_small(run, constant_epochs=4)]
+    by_code = _runs_in(results / SCHEDULE)
+    for run in by_code:
+        if not _is_small(run, constant_epochs=5):
+            raise InputError(f"{run.folder.path}: expected small, training.constant_epochs=5, fp32")
+    for title, runs in (
+        ("4 epochs, as its text says", by_text),
+        ("5 epochs, as its authors' code does", by_code),
+    ):
+        reached = [reached_by(runs, size) if len(runs) >= size else None for size in sizes]
+        cells = [
+            f"{each.perplexity['valid']} / {each.perplexity['test']}" if each else "not yet run"
+            for each in reached
+        ]
+        lines.append(_line(title, cells, str(len(runs))))
+    return "\n".join(lines)
+
+
+def _members_title(size: int) -> str:
+    return "one model" if size == 1 else f"average of {size}"
+
+
+def _line(title: str, cells: list[str], seeds: str) -> str:
+    return f"| {title} | {' | '.join(cells)} | {seeds} |"
+
+
+def _is_small(run: Evidence, *, constant_epochs: int) -> bool:
+    """Whether a run is small in float32, its rate at 1 for so many epochs and all else as it is."""
+    recipe = recipe_of(resolve("small", [f"training.constant_epochs={constant_epochs}"]))
+    return recipe_of(run.config) == recipe and run.config.run.precision == "fp32"
+
+
+def _runs_in(folder: Path) -> list[Evidence]:
+    return read_evidence(folder) if folder.exists() else []
+
+
 def study_runs(results: Path) -> list[Evidence]:
     """Return the runs of the dropout study.
 
     Raises:
         InputError: two of them differ in more than where dropout acts and in their seed.
     """
-    folder = results / STUDY
-    runs = read_evidence(folder) if folder.exists() else []
+    runs = _runs_in(results / STUDY)
     for run in runs[1:]:
         if _but_for_dropout(run) != _but_for_dropout(runs[0]):
             raise InputError(

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_support import Outcome, contents, done, ptb_lm
+from reproduction_page import schedule_block
+from schedule_study import schedule_member
 
 from ptb_lm.config import presets_folder, resolve, to_toml
 from ptb_lm.errors import InputError
@@ -221,6 +223,36 @@ def test_the_header_of_a_preset_gives_the_figures_that_are_published(preset: str
     published = PUBLISHED[preset]
     assert f"Published: valid {published.valid}, test {published.test}" in header
     assert f"{published.parameters:,}" in header
+
+
+def test_small_by_the_schedule_of_the_authors_code_stands_beside_that_of_their_text() -> None:
+    make_seeds(2)
+    for seed in (1, 2):
+        change = ["training.constant_epochs=5"]
+        make_run(f"results/schedule-study/small-seed{seed}", seed=seed, sets=change)
+    make_run("results/bf16", precision="bf16")
+    _, _, paper, by_text, by_code = map(cells, schedule_block(Path("results")).splitlines())
+    assert paper[1:] == ["120.7 / 114.5", "100.4 / 96.1", "87.9 / 84.1", "83.5 / 80.0", ""]
+    for line in (by_text, by_code):
+        pair = " / ".join(f"{perplexity_of([1, 2], split):.2f}" for split in SCORED_SPLITS)
+        assert line[2:] == [pair, NOT_YET_RUN, NOT_YET_RUN, "2"]
+    make_run("results/schedule-study/small-seed3", seed=3)
+    with pytest.raises(
+        InputError, match=r"small-seed3: expected small, training.constant_epochs=5"
+    ):
+        schedule_block(Path("results"))
+
+
+def test_a_member_of_the_schedule_study_is_small_with_an_epoch_more_at_1() -> None:
+    _, _, *command, _, _ = schedule_member(7).command
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert command[0] == "small"
+    assert options == {
+        "--set": "training.constant_epochs=5",
+        "--seed": "7",
+        "--precision": "fp32",
+        "--name": "schedule-study/small-seed7",
+    }
 
 
 # Which runs go together
