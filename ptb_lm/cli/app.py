@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,22 @@ app = typer.Typer(
     help="Train and evaluate recurrent language models; reproduce arXiv 1409.2329 on PTB.",
 )
 
+
+def flag(*names: str, help: str) -> Any:
+    """Return an option that takes no value; typer alone would show that it takes a boolean."""
+    return typer.Option(*names, metavar="", help=help)
+
+
+CKPT = "A checkpoint, run folder or exported model"
+"""What the argument of that name is."""
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Data folder; default $PTB_LM_DATA_DIR, else ./data."),
+    typer.Option(metavar="FOLDER", help="Data folder; default $PTB_LM_DATA_DIR, else ./data."),
 ]
 DataName = Annotated[
     str | None,
     typer.Option(
+        metavar="S",
         help="ptb, synthetic, or a folder of train.txt, valid.txt and maybe test.txt; default ptb.",
         autocompletion=complete.corpus,
     ),
@@ -30,17 +39,21 @@ DataName = Annotated[
 DataNow = Annotated[
     str | None,
     typer.Option(
+        metavar="S",
         help="Where the data it was trained on lies now; default: where its config says.",
         autocompletion=complete.corpus,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="auto, cpu or cuda; default auto.", autocompletion=complete.device),
+    typer.Option(
+        metavar="DEVICE", help="auto, cpu or cuda; default auto.", autocompletion=complete.device
+    ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
+        metavar="PRECISION",
         help="fp32, tf32 or bf16; default auto: depends on the device.",
         autocompletion=complete.precision,
     ),
@@ -51,7 +64,7 @@ Assignments = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Change a key of the config; repeatable."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AsJson = Annotated[bool, flag("--json", help="Print one JSON object and nothing else.")]
 
 
 def _show_version(asked: bool) -> None:
@@ -64,9 +77,15 @@ def _show_version(asked: bool) -> None:
 def main(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+        typer.Option(
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=_show_version,
+            is_eager=True,
+        ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, flag("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command; --debug is read where errors are printed."""
 

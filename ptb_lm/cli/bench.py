@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, Device, Precision, app, say, show
+from ptb_lm.cli.app import AsJson, Device, Precision, app, flag, say, show
 from ptb_lm.strict_json import to_json
 
 
@@ -23,13 +23,16 @@ def bench_command(
     precision: Precision = None,
     against_stock: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--against-stock",
             help="Alternate with the same model built from stock PyTorch parts.",
         ),
     ] = False,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Rounds of two seconds each; the median is reported.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Rounds of two seconds each; the median is reported."
+        ),
     ] = 7,
     as_json: AsJson = False,
 ) -> None:

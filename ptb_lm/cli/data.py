@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, DataDir, DataName, app, show
+from ptb_lm.cli.app import AsJson, DataDir, DataName, app, flag, show
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
 
@@ -17,7 +17,11 @@ app.add_typer(data_app, name="data")
 def data_fetch(
     source: Annotated[
         str | None,
-        typer.Option("--from", help="A folder, a .tgz, .tar.gz or .zip archive, or a base URL."),
+        typer.Option(
+            "--from",
+            metavar="PATH_OR_URL",
+            help="A folder, a .tgz, .tar.gz or .zip archive, or a base URL.",
+        ),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -38,21 +42,22 @@ def data_prepare(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where train.txt, valid.txt and test.txt go.")
     ],
-    valid_share: Annotated[float, typer.Option(help="Share of lines for validation.")] = 0.05,
-    test_share: Annotated[
-        float, typer.Option(help="Share of lines for test; 0 writes no test.txt.")
+    valid_share: Annotated[
+        float, typer.Option(metavar="X", help="Share of lines for validation.")
     ] = 0.05,
-    lower: Annotated[bool, typer.Option("--lower", help="Put words into lower case.")] = False,
+    test_share: Annotated[
+        float, typer.Option(metavar="X", help="Share of lines for test; 0 writes no test.txt.")
+    ] = 0.05,
+    lower: Annotated[bool, flag("--lower", help="Put words into lower case.")] = False,
     min_count: Annotated[
-        int, typer.Option(help="Words rarer than this in train.txt become <unk>.")
+        int, typer.Option(metavar="N", help="Words rarer than this in train.txt become <unk>.")
     ] = 2,
     max_vocab: Annotated[
-        int | None, typer.Option(help="Keep at most N types, <eos> and <unk> included.")
+        int | None,
+        typer.Option(metavar="N", help="Keep at most N types, <eos> and <unk> included."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.")] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing corpus.")
-    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the random split.")] = 1,
+    overwrite: Annotated[bool, flag("--overwrite", help="Replace an existing corpus.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a folder for --data from texts: each line is a sentence, rare words become <unk>."""

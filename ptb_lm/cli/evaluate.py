@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, DataDir, DataNow, Device, app, show
+from ptb_lm.cli.app import CKPT, AsJson, DataDir, DataNow, Device, app, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
@@ -15,10 +15,17 @@ from ptb_lm.strict_json import to_json
 
 @app.command("eval")
 def evaluate(
-    checkpoints: Annotated[list[Path], typer.Argument(metavar="CKPT...")],
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(metavar="CKPT...", help=CKPT + "; of several also their average."),
+    ],
     split: Annotated[
         str | None,
-        typer.Option(help="train, valid or test; default test.", autocompletion=complete.split),
+        typer.Option(
+            metavar="SPLIT",
+            help="train, valid or test; default test.",
+            autocompletion=complete.split,
+        ),
     ] = None,
     text: Annotated[
         Path | None,
@@ -29,6 +36,7 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
+            metavar="PROTOCOL",
             help="stream or columns; default as in the paper: stream for test, else columns.",
             autocompletion=complete.protocol,
         ),
@@ -87,8 +95,8 @@ def evaluate(
 ) -> None:
     """Print the perplexity of each checkpoint and, for several, of their average.
 
-    --mc-samples, --dynamic and --cache add figures beside the standard one; --dynamic and --cache
-    combine.
+    --mc-samples, --dynamic and --cache add figures beside the standard one;
+    --dynamic and --cache combine.
     """
     from ptb_lm.evaluation.cache import Cache
     from ptb_lm.evaluation.dynamic import Dynamic
@@ -155,7 +163,13 @@ def _require(option: str, value: object, **settings: object) -> None:
 
 @app.command()
 def average(
-    score_files: Annotated[list[Path], typer.Argument(metavar="SCORES.npz...")],
+    score_files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCORES.npz...",
+            help="Files of `eval --save-scores`, or scores-test.npz of a run.",
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""

@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import DataDir, DataNow, Device, app, show
+from ptb_lm.cli.app import CKPT, DataDir, DataNow, Device, app, flag, show
 from ptb_lm.stop import StopFlag
 
 
 @app.command("export")
 def export_command(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A checkpoint, run folder or exported model.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help=CKPT + ".")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write; new or empty.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
+    onnx: Annotated[bool, flag("--onnx", help="Also write model.onnx.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing exported model.")
+        bool, flag("--overwrite", help="Replace an existing exported model.")
     ] = False,
     device: Device = None,
     data: DataNow = None,

@@ -7,33 +7,39 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import Device, app, say
+from ptb_lm.cli.app import CKPT, Device, app, flag, say
 from ptb_lm.stop import StopFlag
 
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
-    words: Annotated[int, typer.Option(min=1, help="Draw at most this many words.")] = 100,
-    prompt: Annotated[str, typer.Option(help="Words to continue from.")] = "",
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help=CKPT + ".")],
+    words: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Draw at most this many words.")
+    ] = 100,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Words to continue from.")] = "",
     samples: Annotated[
-        int, typer.Option(min=1, help="How many texts to draw, each of --words words.")
+        int, typer.Option(metavar="N", min=1, help="How many texts to draw, each of --words words.")
     ] = 1,
     sentence: Annotated[
-        bool, typer.Option("--sentence", "--stop-at-eos", help="Stop each text at its first <eos>.")
+        bool, flag("--sentence", "--stop-at-eos", help="Stop each text at its first <eos>.")
     ] = False,
     temperature: Annotated[
-        float, typer.Option(min=0.01, help="1 leaves the model's distribution unchanged.")
+        float,
+        typer.Option(metavar="X", min=0.01, help="1 leaves the model's distribution unchanged."),
     ] = 1.0,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Draw only from the K likeliest words; 1 is greedy.")
+        int | None,
+        typer.Option(metavar="K", min=1, help="Draw only from the K likeliest words; 1 is greedy."),
     ] = None,
     top_p: Annotated[
         float,
-        typer.Option(help="Draw only from the fewest words that together have probability P."),
+        typer.Option(
+            metavar="P", help="Draw only from the fewest words that together have probability P."
+        ),
     ] = 1.0,
-    allow_unk: Annotated[bool, typer.Option("--allow-unk", help="Let <unk> be drawn too.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")] = 1,
+    allow_unk: Annotated[bool, flag("--allow-unk", help="Let <unk> be drawn too.")] = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Random seed.")] = 1,
     device: Device = None,
 ) -> None:
     """Sample text, one sentence per line; an empty line separates several texts."""

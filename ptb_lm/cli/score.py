@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import Device, app, show
+from ptb_lm.cli.app import CKPT, Device, app, flag, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
 
 @app.command()
 def score(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help=CKPT + ".")],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -23,13 +23,11 @@ def score(
         ),
     ] = None,
     per_word: Annotated[
-        bool, typer.Option("--per-word", help="Print a row for each word: its surprisal in bits.")
+        bool, flag("--per-word", help="Print a row for each word: its surprisal in bits.")
     ] = False,
     continuous: Annotated[
         bool,
-        typer.Option(
-            "--continuous", help="Read one stream: the state is carried from line to line."
-        ),
+        flag("--continuous", help="Read one stream: the state is carried from line to line."),
     ] = False,
     nbest: Annotated[
         str | None,
@@ -40,10 +38,10 @@ def score(
         ),
     ] = None,
     json_lines: Annotated[
-        bool, typer.Option("--json-lines", help="Print a JSON object per line instead of TSV.")
+        bool, flag("--json-lines", help="Print a JSON object per line instead of TSV.")
     ] = False,
     line_buffered: Annotated[
-        bool, typer.Option("--line-buffered", help="Answer each line as it arrives; slower.")
+        bool, flag("--line-buffered", help="Answer each line as it arrives; slower.")
     ] = False,
     device: Device = None,
 ) -> None:

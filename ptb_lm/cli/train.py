@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, say, show
+from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, flag, say, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
@@ -20,37 +20,41 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME_OR_FILE",
             help="A preset's name or a TOML file; see `config list`.",
             autocompletion=complete.preset,
         ),
     ] = None,
     data: DataName = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Run folder; default runs/CONFIG-seedN.")
+        Path | None, typer.Option(metavar="FOLDER", help="Run folder; default runs/CONFIG-seedN.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Random seed of weights and dropout; default 1.")
+        int | None, typer.Option(metavar="N", help="Random seed of weights and dropout; default 1.")
     ] = None,
     device: Device = None,
     precision: Precision = None,
     deterministic: Annotated[
         bool | None,
-        typer.Option("--deterministic", help="Give the same bits each time on CUDA too."),
+        flag("--deterministic", help="Give the same bits each time on CUDA too."),
     ] = None,
     assignments: Assignments = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after this many steps in all; --resume continues."),
+        typer.Option(
+            metavar="N", min=1, help="Stop after this many steps in all; --resume continues."
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the folder, if there is one.")
+        bool, flag("--resume", help="Continue the run in the folder, if there is one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over in an existing run folder.")
+        bool, flag("--overwrite", help="Start over in an existing run folder.")
     ] = False,
     log: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="tensorboard: also write the metrics as its event files.",
             autocompletion=complete.log,
         ),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, show
+from ptb_lm.cli.app import AsJson, app, flag, show
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
 
@@ -13,9 +13,10 @@ from ptb_lm.strict_json import to_json
 @app.command()
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
+    once: Annotated[bool, flag("--once", help="Print the view once and exit.")] = False,
     interval: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Seconds between two updates.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, max=3600, help="Seconds between two updates."),
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
