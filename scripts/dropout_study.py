@@ -4,20 +4,18 @@ The text is the head of the Penn Treebank, so that overfitting shows within minu
 is a run of scripts/reproduce.py; the tables and curves are made by ``make table``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-import make_table
-from members import Member, make_or_explain, reproduce_command, usual_processes
+from members import Member, reproduce_command
 from reproduction_page import STUDY, TITLES, study_block
+from study import run_study
 
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES
 from ptb_lm.durable import durable_file
 
 CONFIG = Path(__file__).with_name("dropout_study.toml")
-RESULTS = Path("results")
 TEXT = Path("runs") / STUDY / "text"
 LINES = {"train": 10_000, "valid": 1500, "test": 1500}
 WAYS = tuple(TITLES)
@@ -44,22 +42,16 @@ def study_member(way: str, seed: int) -> Member:
     return Member(name, reproduce_command(str(CONFIG), *change, *choice))
 
 
-def main() -> int:
-    """Make what is missing, rewrite the tables; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="from 1 to this")
-    parser.add_argument("--processes", type=int, default=usual_processes(), help="at once")
-    options = parser.parse_args()
-    if min(options.seeds, options.processes) < 1:
-        parser.error("--seeds and --processes: expected 1 or more")
+def study_members(seeds: range) -> list[Member]:
+    """Return the runs of the study, whose text is written for them."""
     write_text()
     # A seed of every way before the next seed, so that a study broken off compares like with like.
-    members = [study_member(way, seed) for seed in range(1, options.seeds + 1) for way in WAYS]
-    code = make_or_explain(members, options.processes)
-    if code < 2:
-        make_table.main()
-        sys.stdout.write(f"\n{study_block(RESULTS)}\n")
-    return code
+    return [study_member(way, seed) for seed in seeds for way in WAYS]
+
+
+def main() -> int:
+    """Make what is missing, rewrite the tables; return the exit code."""
+    return run_study(__doc__, 3, study_members, study_block)
 
 
 if __name__ == "__main__":

