@@ -19,7 +19,8 @@ from ptb_lm.corpus.load import data_directory
 from ptb_lm.stop import StopFlag
 from ptb_lm.training import loop, steps
 from ptb_lm.training.environment import describe_environment
-from ptb_lm.training.run import Run, open_run
+from ptb_lm.training.open_run import open_run
+from ptb_lm.training.run import Run
 
 STEPS = {"small": 60, "medium": 20, "large": 6}
 SAVES = 9

@@ -35,7 +35,8 @@ from ptb_lm.stop import NEVER
 from ptb_lm.training import graph_steps, loop
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.graph_steps import GraphSteps
-from ptb_lm.training.run import Run, open_run
+from ptb_lm.training.open_run import open_run
+from ptb_lm.training.run import Run
 from ptb_lm.training.steps import EagerSteps
 
 __all__ = ["corpus_folder"]

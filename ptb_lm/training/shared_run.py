@@ -15,7 +15,8 @@ from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag, Stopped
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.memory import memory_errors_explained
-from ptb_lm.training.run import Run, new_run, open_run
+from ptb_lm.training.open_run import new_run, open_run
+from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.world import World
@@ -42,7 +43,7 @@ def open_shared_run(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Run]:
-    """Do what :func:`~ptb_lm.training.run.open_run` does, in each of several processes.
+    """Do what :func:`~ptb_lm.training.open_run.open_run` does, in each of several processes.
 
     The first one alone reads and writes the run folder; the others have their weights and state
     from it, and need nothing but the corpus.

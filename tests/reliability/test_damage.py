@@ -30,7 +30,7 @@ from promises import Tally
 from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.training.checkpoint import FORMAT, load_checkpoint
-from ptb_lm.training.run import open_run
+from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.tensor_file import DamagedFileError, save_tensors
 

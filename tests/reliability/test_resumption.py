@@ -33,7 +33,8 @@ from ptb_lm.model import scoring
 from ptb_lm.stop import Stopped
 from ptb_lm.training import progress
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.run import FREE_ON_RESUMPTION, Run
+from ptb_lm.training.open_run import FREE_ON_RESUMPTION
+from ptb_lm.training.run import Run
 
 OFTEN = 1e-9
 """Minutes between checkpoints that are over after every step."""
