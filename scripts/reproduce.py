@@ -17,7 +17,7 @@ import make_table
 from ptb_lm.__main__ import main
 from ptb_lm.config import resolve
 from ptb_lm.durable import durable_file, remove_partial_files
-from ptb_lm.evaluation.scores import load_scores, rounded, save_scores
+from ptb_lm.evaluation.score_file import load_scores, rounded, save_scores
 from ptb_lm.training.environment import settled
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 

@@ -7,7 +7,7 @@ import make_table
 from members import Member, make_or_explain, usual_processes
 
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.report.summary import average_summary
 from ptb_lm.training.run_folder import SCORED_SPLITS
 

@@ -21,7 +21,7 @@ from cli_support import WORDS, Outcome, contents, done, ptb_lm, train_arguments,
 
 from ptb_lm.__main__ import main
 from ptb_lm.durable import PARTIAL
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.run_folder import RunFolder, read_metrics
 

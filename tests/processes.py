@@ -24,7 +24,7 @@ from cli_support import WORDS, done, train_arguments
 from promises import Tally
 
 from ptb_lm.durable import PARTIAL
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 

@@ -30,7 +30,7 @@ from ptb_lm.evaluation.dynamic import (
     rms_paces,
     sgd_paces,
 )
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag, Stopped

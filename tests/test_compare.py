@@ -15,7 +15,8 @@ import pytest
 from cli_support import contents, done, done_json, ptb_lm
 
 from ptb_lm.config import resolve, to_toml
-from ptb_lm.evaluation.scores import ScoredText, Scores, load_scores, save_scores
+from ptb_lm.evaluation.score_file import load_scores, save_scores
+from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.report.paired import PairedComparison
 
 pytestmark = pytest.mark.usefixtures("empty_workplace")

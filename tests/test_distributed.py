@@ -19,7 +19,7 @@ from cli_support import assignments
 from processes import Process, free_port, started, steps_in_log, write_corpus
 
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.share import Share
 from ptb_lm.training.checkpoint import load_checkpoint

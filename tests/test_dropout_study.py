@@ -13,7 +13,8 @@ from test_reproduce_average import TINY
 from ptb_lm.corpus import download, ptb
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import figure, load_scores
+from ptb_lm.evaluation.score_file import load_scores
+from ptb_lm.evaluation.scores import figure
 from ptb_lm.training.run_folder import read_metrics
 
 

@@ -19,7 +19,8 @@ from schedule_study import schedule_member
 
 from ptb_lm.config import presets_folder, resolve, to_toml
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
+from ptb_lm.evaluation.score_file import save_scores
+from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.report.averages import Estimate, disjoint_groups
 from ptb_lm.report.comparison import NOT_YET_RUN
 from ptb_lm.report.curves import Curve, mean_curve

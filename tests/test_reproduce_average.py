@@ -15,7 +15,7 @@ import reproduce_average
 from cli_support import WORDS, contents, write_texts
 from members import Member, make_members
 
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.lock import locked
 from ptb_lm.stop import NEVER
 from ptb_lm.training.run_folder import RunFolder

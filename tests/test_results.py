@@ -15,14 +15,8 @@ from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic
-from ptb_lm.evaluation.scores import (
-    average,
-    figure,
-    load_scores,
-    rounded,
-    save_scores,
-    text_sha256,
-)
+from ptb_lm.evaluation.score_file import load_scores, rounded, save_scores
+from ptb_lm.evaluation.scores import average, figure, text_sha256
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.averages import reached_by
 from ptb_lm.report.comparison import compare

@@ -25,7 +25,8 @@ import pytest
 from cli_support import contents, done, done_json, ptb_lm, train_arguments, write_texts
 
 from ptb_lm.config import resolve, to_toml
-from ptb_lm.evaluation.scores import ScoredText, Scores, save_scores
+from ptb_lm.evaluation.score_file import save_scores
+from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.lock import holder, locked
 from ptb_lm.training.elapsed import clock, number_in, training_seconds
 from ptb_lm.watch.braille import Line, draw, row_of

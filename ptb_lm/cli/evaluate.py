@@ -101,8 +101,8 @@ def evaluate(
     from ptb_lm.evaluation.cache import Cache
     from ptb_lm.evaluation.dynamic import Dynamic
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
+    from ptb_lm.evaluation.score_file import save_scores as write_scores
     from ptb_lm.evaluation.scores import result_table
-    from ptb_lm.evaluation.scores import save_scores as write_scores
     from ptb_lm.evaluation.ways import AS_THE_PAPER, adaptive, monte_carlo
     from ptb_lm.report.summary import evaluation_summary
 
@@ -173,7 +173,8 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
-    from ptb_lm.evaluation.scores import load_scores, require_each_once, result_table
+    from ptb_lm.evaluation.score_file import load_scores
+    from ptb_lm.evaluation.scores import require_each_once, result_table
     from ptb_lm.report.summary import average_summary
 
     require_each_once((path, path) for path in score_files)

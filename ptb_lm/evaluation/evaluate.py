@@ -14,14 +14,13 @@ from ptb_lm.corpus.text import from_command_line
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.evaluation.scores import (
     PROTOCOLS,
     USUAL,
     ScoredText,
     Scores,
-    load_scores,
     require_each_once,
-    save_scores,
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split

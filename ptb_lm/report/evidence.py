@@ -12,7 +12,8 @@ from pathlib import Path
 from ptb_lm.config import Config, load_config
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import Scores, load_scores
+from ptb_lm.evaluation.score_file import load_scores
+from ptb_lm.evaluation.scores import Scores
 from ptb_lm.lock import holder
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
 

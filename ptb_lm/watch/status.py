@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.scores import Scores, figure, load_scores
+from ptb_lm.evaluation.score_file import load_scores
+from ptb_lm.evaluation.scores import Scores, figure
 from ptb_lm.lock import holder
 from ptb_lm.report.evidence import run_folder_at, splits_scored
 from ptb_lm.training.elapsed import number_in, training_seconds

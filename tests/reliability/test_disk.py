@@ -38,7 +38,7 @@ from promises import Tally
 
 from ptb_lm.corpus import download, ptb
 from ptb_lm.corpus.ptb import PtbFile
-from ptb_lm.evaluation.scores import load_scores
+from ptb_lm.evaluation.score_file import load_scores
 
 LAST = f"{STOPPED}/last.pt"
 PAGE = 4096
