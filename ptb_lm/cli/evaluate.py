@@ -102,7 +102,7 @@ def evaluate(
     from ptb_lm.evaluation.dynamic import Dynamic
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
     from ptb_lm.evaluation.score_file import save_scores as write_scores
-    from ptb_lm.evaluation.scores import result_table
+    from ptb_lm.evaluation.scores import evaluation_json
     from ptb_lm.evaluation.ways import AS_THE_PAPER, adaptive, monte_carlo
     from ptb_lm.report.summary import evaluation_summary
 
@@ -130,9 +130,9 @@ def evaluate(
         if save_scores is not None:
             write_scores(members[-1][0], save_scores)
     if as_json:
-        result = result_table(members[0])
+        result = evaluation_json(members[0])
         for way, scores in zip(ways[1:], members[1:], strict=True):
-            result[way.key] = {**way.settings, **result_table(scores)}
+            result[way.key] = {**way.settings, **evaluation_json(scores)}
         show(to_json(result))
         return
     show(evaluation_summary(members[0], configs))
@@ -174,9 +174,9 @@ def average(
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
     from ptb_lm.evaluation.score_file import load_scores
-    from ptb_lm.evaluation.scores import require_each_once, result_table
+    from ptb_lm.evaluation.scores import evaluation_json, require_each_once
     from ptb_lm.report.summary import average_summary
 
     require_each_once((path, path) for path in score_files)
     members = [load_scores(path) for path in score_files]
-    show(to_json(result_table(members)) if as_json else average_summary(members))
+    show(to_json(evaluation_json(members)) if as_json else average_summary(members))

@@ -26,12 +26,12 @@ def watch(
     from rich.console import Console
 
     from ptb_lm.watch.live import can_show_live, show_live
-    from ptb_lm.watch.status import StatusReader, status_record
+    from ptb_lm.watch.status import StatusReader, status_json
     from ptb_lm.watch.view import status_view
 
     reader, console = StatusReader(run), Console()
     if as_json:
-        show(to_json(status_record(reader.read(time.time()))))
+        show(to_json(status_json(reader.read(time.time()))))
         return
     if once or not can_show_live(console):
         status = reader.read(time.time())

@@ -126,7 +126,7 @@ def average(members: Sequence[Scores]) -> Figure:
     return figure(total - np.log(len(members)))
 
 
-def result_table(members: Sequence[Scores]) -> dict[str, Any]:
+def evaluation_json(members: Sequence[Scores]) -> dict[str, Any]:
     """Return the object that ``eval --json`` and ``average --json`` print."""
     text = members[0].text
     several = len(members) > 1

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.report.as_json import report_json
 from ptb_lm.report.comparison import Comparison
 from ptb_lm.report.curves import draw_curves, has_curve
 from ptb_lm.report.markdown import report_markdown
 from ptb_lm.report.page import report_page
-from ptb_lm.report.record import report_record
 from ptb_lm.strict_json import to_json
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     drawings = {name: files["svg"] for name, files in curves.items()}
     contents |= {
         "report.md": f"{report_markdown(comparison, names)}\n".encode(),
-        "report.json": f"{to_json(report_record(comparison), indent=2)}\n".encode(),
+        "report.json": f"{to_json(report_json(comparison), indent=2)}\n".encode(),
         "report.html": report_page(comparison, drawings).encode(),
     }
     try:

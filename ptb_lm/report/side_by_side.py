@@ -323,7 +323,7 @@ def _of_seeds(split: str, run: Evidence, siblings: Sequence[Evidence]) -> list[f
     ]
 
 
-def side_by_side_record(compared: SideBySide) -> dict[str, Any]:
+def side_by_side_json(compared: SideBySide) -> dict[str, Any]:
     """Return what ``compare --json`` prints; what is not known is null."""
     return {
         "runs": compared.names,

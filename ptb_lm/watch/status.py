@@ -303,7 +303,7 @@ class MetricsTail:
         return list(self._records)
 
 
-def status_record(status: RunStatus) -> dict[str, Any]:
+def status_json(status: RunStatus) -> dict[str, Any]:
     """Return what ``watch --json`` prints; what is not known is null."""
     best = status.best
     return {

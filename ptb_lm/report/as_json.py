@@ -10,7 +10,7 @@ from ptb_lm.report.groups import Group
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 
-def report_record(comparison: Comparison) -> dict[str, Any]:
+def report_json(comparison: Comparison) -> dict[str, Any]:
     """Return what ``report --json`` prints: the rows of the tables, and the curves."""
     return {
         "paper": [_row(row) for row in comparison.paper],
