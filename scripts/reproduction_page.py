@@ -11,7 +11,7 @@ from ptb_lm.bench.worker import TRAINING_TOKENS
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.errors import InputError
 from ptb_lm.report.averages import Estimate, reached_by
-from ptb_lm.report.comparison import Comparison, compare
+from ptb_lm.report.comparison import Comparison, beside_papers
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.groups import all_but_seed
@@ -35,7 +35,7 @@ TITLES = {
 def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
     runs = read_evidence(results)
-    comparison = compare(runs)
+    comparison = beside_papers(runs)
     bench = read_json(results / "speed" / "bench-fp32.json")
     return {
         "table-1": paper_table(comparison),

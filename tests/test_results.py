@@ -19,7 +19,7 @@ from ptb_lm.evaluation.score_file import load_scores, rounded, save_scores
 from ptb_lm.evaluation.scores import average, figure, text_sha256
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.averages import reached_by
-from ptb_lm.report.comparison import compare
+from ptb_lm.report.comparison import beside_papers
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.published import TABLE_1
@@ -97,7 +97,7 @@ def test_small_with_seed_1_reaches_the_papers_figures() -> None:
     assert test.perplexity <= TABLE_1["small"].test == 114.5
 
 
-ROWS = [row for row in compare(EVIDENCE).paper if row.difference]
+ROWS = [row for row in beside_papers(EVIDENCE).paper if row.difference]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.title}, {row.precision}")
@@ -187,7 +187,7 @@ def test_all_evidence_takes_little_room() -> None:
 
 def test_the_figures_of_the_pages_are_of_the_evidence() -> None:
     """By what they say of whose curves they are: bytes differ between versions of matplotlib."""
-    published = [group for group in compare(EVIDENCE).groups if group.published]
+    published = [group for group in beside_papers(EVIDENCE).groups if group.published]
     assert published
     assert (ROOT / "docs" / "dropout-study.svg").exists()
     for group in published:

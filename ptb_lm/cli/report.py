@@ -25,12 +25,12 @@ def report_command(
 ) -> None:
     """Show runs beside the paper's table: seeds, averages, learning curves; no model is loaded."""
     from ptb_lm.report.as_json import report_json
-    from ptb_lm.report.comparison import compare
+    from ptb_lm.report.comparison import beside_papers
     from ptb_lm.report.evidence import read_runs
     from ptb_lm.report.markdown import report_markdown
     from ptb_lm.report.output import write_report
 
-    comparison = compare(read_runs(runs or [], Path("results")))
+    comparison = beside_papers(read_runs(runs or [], Path("results")))
     files = [] if out is None else write_report(comparison, out)
     written = f"{out}: {', '.join(file.name for file in files)}"
     if as_json:

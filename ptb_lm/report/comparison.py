@@ -96,14 +96,14 @@ class Comparison:
     others: list[Row]
 
     @property
-    def beside_papers(self) -> bool:
+    def has_published(self) -> bool:
         """Whether any run is of a model that a paper has."""
         return any(group.published for group in self.groups)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the tables must know."""
-        return (*NOTES, OF_THE_PAPER) if self.beside_papers else NOTES
+        return (*NOTES, OF_THE_PAPER) if self.has_published else NOTES
 
     def ours_beside(self, figure: Elsewhere) -> list[Row]:
         """Return the rows of the same model that reach something, a precision each."""
@@ -120,7 +120,7 @@ class Comparison:
         return [(figure, self.ours_beside(figure)) for figure in ELSEWHERE]
 
 
-def compare(runs: Sequence[Evidence]) -> Comparison:
+def beside_papers(runs: Sequence[Evidence]) -> Comparison:
     """Set runs beside the paper's.
 
     Raises:

@@ -38,7 +38,7 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
         figures: the file of the curves of each group, by its name.
     """
     parts = [f"# {HEADING}"]
-    if comparison.beside_papers:
+    if comparison.has_published:
         parts += [
             f"## {TITLE}",
             paper_table(comparison),

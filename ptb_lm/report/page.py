@@ -127,7 +127,7 @@ def report_page(comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
         drawings: the curves of each group as SVG, by its name.
     """
     sections = []
-    if comparison.beside_papers:
+    if comparison.has_published:
         sections += [
             f"<h2>{TITLE}</h2>",
             _table(PAPER_HEAD, [_paper_row(row) for row in comparison.paper]),
