@@ -25,6 +25,7 @@ from ptb_lm.corpus.batching import batches_by_length, padded_windows
 from ptb_lm.corpus.reading import read_lines
 from ptb_lm.corpus.text import EOS, decoded
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.evaluation import nbest
 from ptb_lm.evaluation.nbest import rank, read_hypotheses
 from ptb_lm.evaluation.score import LINES_AT_ONCE
 from ptb_lm.evaluation.trained import TrainedModel
@@ -463,6 +464,22 @@ def test_ids_that_end_in_a_number_do_not_join_utterances_of_the_other_convention
     for convention, ranks in (("numbered", [1, 2]), ("repeated", [1, 1])):
         ranked = rank(model, read_hypotheses(lines, convention), lines_at_once=1000)
         assert [each.rank for each in ranked] == ranks
+
+
+def test_an_utterance_in_two_pieces_is_told_and_not_ranked_as_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = ["u-1 a b", "v-1 c", "u-2 d"]
+    Path("pieces.txt").write_text("\n".join(lines))
+    outcome = ptb_lm("score", "sharp.pt", "pieces.txt", "--nbest", "numbered")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1] == (
+        "error: --nbest: the hypotheses of 'u' do not stand together; sort the list"
+    )
+    monkeypatch.setattr(nbest, "UTTERANCES_REMEMBERED", 1)  # and no more are kept
+    far = [*lines[:2], "w-1 d", lines[2]]
+    ranked = rank(decided_model(), read_hypotheses(far, "numbered"), lines_at_once=1000)
+    assert [each.rank for each in ranked] == [1] * 4
 
 
 def test_the_command_ranks_an_n_best_list() -> None:

@@ -85,6 +85,10 @@ def _read_hypotheses(
         yield Hypothesis(utterance, id_, " ".join(words))
 
 
+UTTERANCES_REMEMBERED = 10_000
+"""Of those that come again later than that nothing is noticed: a list may be of any length."""
+
+
 def rank(
     model: TrainedModel,
     hypotheses: Iterable[Hypothesis],
@@ -96,7 +100,8 @@ def rank(
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
-        hypotheses: those of an utterance stand together; one at a time is held in memory.
+        hypotheses: those of an utterance stand together; one at a time is held in memory, and the
+            names of the last :data:`UTTERANCES_REMEMBERED`.
         lines_at_once: see :func:`~ptb_lm.evaluation.score.score`.
         stop: checked before each window.
 
@@ -104,6 +109,7 @@ def rank(
         the utterances as they come, each's hypotheses by rank.
 
     Raises:
+        InputError: hypotheses of an utterance come again after those of another.
         PtbLmError: the network gives no probabilities, or memory does not suffice.
         Stopped: a signal came.
     """
@@ -111,7 +117,15 @@ def rank(
     texts = (hypothesis.text for hypothesis in to_score)
     scores = score(model, texts, lines_at_once=lines_at_once, stop=stop)
     scored = zip(scores, to_name, strict=True)
-    for _, group in groupby(scored, key=lambda pair: pair[1].utterance):
+    ranked: dict[str, None] = {}  # in the order in which they came
+    for utterance, group in groupby(scored, key=lambda pair: pair[1].utterance):
+        if utterance in ranked:
+            raise InputError(
+                f"--nbest: the hypotheses of {utterance!r} do not stand together; sort the list"
+            )
+        ranked[utterance] = None
+        if len(ranked) > UTTERANCES_REMEMBERED:
+            del ranked[next(iter(ranked))]
         ordered = sorted(group, key=lambda pair: -pair[0].log_probability)
         for place, (sentence, hypothesis) in enumerate(ordered, 1):
             yield RankedHypothesis(hypothesis, place, sentence)
