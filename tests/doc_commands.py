@@ -280,6 +280,9 @@ def _check_python(arguments: list[str]) -> None:
             path = ROOT / script
             require(path.is_file(), f"{script} is not there")
             source = path.read_text(encoding="utf-8")
+            for module in re.findall(r"^from (\w+) import", source, flags=re.MULTILINE):
+                beside = path.with_name(f"{module}.py")  # which may have its options
+                source += beside.read_text(encoding="utf-8") if beside.exists() else ""
             for option in rest:
                 name = option.partition("=")[0]
                 if name.startswith("--"):
