@@ -14,6 +14,7 @@ import pytest
 import reproduce_average
 from cli_support import WORDS, contents, write_texts
 from members import Member, make_members
+from processes import SAFETY_SECONDS
 
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.lock import locked
@@ -119,9 +120,14 @@ def test_killed_it_takes_its_members_along(checkout: Path) -> None:
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
+    give_up_at = time.monotonic() + SAFETY_SECONDS
     for run in runs:
-        with locked(RunFolder(run).lock, wait=NEVER):
-            assert "stopped by SIGTERM" in run.with_suffix(".log").read_text()
+        # The last word of the member, which has let go of its folder by then.
+        while "stopped by SIGTERM" not in run.with_suffix(".log").read_text():
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+        with locked(RunFolder(run).lock):
+            pass
 
 
 def test_a_member_that_fails_does_not_take_the_others_along(
