@@ -296,7 +296,10 @@ def to_toml(config: BaseModel) -> str:
     """Write the sections of a config as TOML that :func:`resolve` reads back to the same."""
     lines: list[str] = []
     for section, values in config.model_dump().items():
-        lines += [f"[{section}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+        lines += [
+            f"[{section}]",
+            *(f"{key} = {toml_value(value)}" for key, value in values.items()),
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -311,13 +314,6 @@ class Recipe(Section):
 def recipe_of(config: Config) -> Recipe:
     """Return the part of a config that a preset holds."""
     return Recipe(model=config.model, training=config.training)
-
-
-def config_title(config: Config) -> str:
-    """Return the config's name, and whether it was changed where that is the name of a preset."""
-    name = config.run.config
-    changed = name in preset_names() and recipe_of(config) != recipe_of(resolve(name))
-    return f"{name}, changed" if changed else name
 
 
 def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
@@ -419,12 +415,13 @@ def _did_you_mean(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Write a value of a config as TOML, which ``--set`` takes too."""
     if isinstance(value, str):
         # A JSON string is a TOML basic string but for the one control character JSON leaves bare.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_value(part)}' for key, part in value.items())} }}"
+        return f"{{ {', '.join(f'{key} = {toml_value(part)}' for key, part in value.items())} }}"
     return repr(value)

@@ -111,3 +111,13 @@ def test_no_imports_go_in_a_circle() -> None:
 def test_what_needs_no_torch_imports_none(module: str) -> None:
     code = f"import sys, ptb_lm.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_configs_are_complete_so_no_code_falls_back_on_a_default() -> None:
+    """No `.get(key, default)` on a config outside config.py."""
+    for name, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                with_default = node.func.attr == "get" and len(node.args) == 2
+                owner = ast.unparse(node.func.value)
+                assert not (with_default and "config" in owner), f"{name}: {ast.unparse(node)}"

@@ -17,7 +17,7 @@ from speed_page import cuda_block
 
 from ptb_lm.bench import measure, timed_process, worker
 from ptb_lm.bench.timed_process import Spread, TimedProcess
-from ptb_lm.config import resolve
+from ptb_lm.config import preset_headline, resolve
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model import backends, network
 from ptb_lm.training import graph_steps, steps
@@ -221,3 +221,8 @@ def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:
     with pytest.raises(PtbLmError, match="false: ended with code 1 while it was timed"):
         timed.work(1)
     timed.process.communicate()
+
+
+def test_every_task_and_preset_of_the_bench_is_there() -> None:
+    assert set(worker.TASKS) == {"training", "evaluation", "limit"}
+    assert all(preset_headline(preset) for preset in measure.PAPER_PRESETS)

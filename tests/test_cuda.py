@@ -291,7 +291,7 @@ def test_the_bench_measures_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row["training_bytes"] > 4 * 4_653_200
 
 
-def test_one_recording_serves_every_epoch_and_rate(
+def test_one_capture_serves_every_epoch_and_rate(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.model.cells import CELLS, CellWeights, cell_step
+from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.network import (
     LanguageModel,
     parameter_count,
@@ -237,6 +238,24 @@ def test_a_perturbation_passes_dropout_exactly_l_plus_one_times(layers: int, dis
         ratios.append(traced / plain)
     for ratio in ratios:
         torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0 ** (layers + 1)))
+
+
+@pytest.mark.parametrize("distance", [1, 4])
+def test_masks_on_the_recurrent_connection_too_would_break_that_count(distance: int) -> None:
+    """The contrast: with h[l, t-1] masked as well, paths have up to L + 1 + distance masks."""
+    network = make_network(layers=1)
+    (weights,) = map(layer_weights, network.layers)
+    embedded = network.embedding(torch.arange(distance + 1)).detach().requires_grad_()
+
+    def read(mask: nn.Module) -> Tensor:
+        h = c = torch.zeros(1, 6).double()
+        for x in embedded:
+            h, c = cell_step(network.cell, mask(x[None]), (mask(h), c), weights)
+        (gradient,) = torch.autograd.grad(network.softmax(mask(h))[0, 5], embedded)
+        return gradient[0]
+
+    ratio = read(Tracer()) / read(nn.Identity())
+    assert ((ratio - 4).abs() > 1e-3).all()  # no longer 2**(L+1) for every path
 
 
 def test_dropout_has_the_papers_rate_and_scale_in_training_and_none_in_evaluation() -> None:

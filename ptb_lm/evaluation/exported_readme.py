@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ptb_lm.config import Config, config_title
+from ptb_lm.config import Config, preset_names, recipe_of, resolve
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
@@ -104,7 +104,10 @@ def exported_readme(
 
 def _title(config: Config) -> str:
     """Return what the model is: of which config, and on what data if not the Penn Treebank."""
-    parts = [_plain(part) for part in config_title(config).split(", ")]
+    name = config.run.config
+    parts = [_plain(name)]
+    if name in preset_names() and recipe_of(config) != recipe_of(resolve(name)):
+        parts.append("changed")
     if config.run.data != "ptb":
         parts.append(f"on {_plain(Path(config.run.data).name) or 'a text of its own'}")
     return ", ".join(parts)

@@ -31,25 +31,18 @@ WARM_UP = 3
 def captured(work: Callable[[], Result]) -> Callable[[], Result]:
     """Capture work as :func:`capture_cuda_graph` does, or return it as it is where that fails.
 
-    The second is slower and computes the same. It is said once in the log. After a capture that
-    failed midway PyTorch leaves the capture's stream the current one, and (2.11) the generator of
-    random numbers waiting for the capture's end: that of another will do.
+    The second is slower and computes the same. It is said once in the log.
 
     Raises:
         OutOfMemoryError: the device's memory does not suffice.
     """
-    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
     try:
         return capture_cuda_graph(work)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         _say_once(f"no CUDA graph can be captured here, so all is slower: {error}")
-    if stream is not None:
-        torch.cuda.set_stream(stream)
-        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
-            torch.zeros((), device="cuda")
-    return work
+        return work
 
 
 @cache
@@ -71,7 +64,7 @@ def capture_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
     Raises:
         RuntimeError: the work cannot be captured.
     """
-    random_state = torch.cuda.get_rng_state()
+    random_state, stream = torch.cuda.get_rng_state(), torch.cuda.current_stream()
     graph = torch.cuda.CUDAGraph()
     try:
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -82,6 +75,13 @@ def capture_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
         torch.cuda.current_stream().wait_stream(aside)
         with torch.cuda.graph(graph):
             result = work()
+    except RuntimeError:
+        # PyTorch leaves the stream of a capture that failed midway the current one, and (2.11) the
+        # generator of random numbers waiting for the capture's end: that of another will do.
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros((), device="cuda")
+        raise
     finally:
         torch.cuda.set_rng_state(random_state)
 

@@ -233,7 +233,7 @@ def capture_pays(device: torch.device, windows: int) -> bool:
 
 
 def _captured(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -> ScoreWindow:
-    """Record the scoring of windows of one shape; what it returns holds until the next one."""
+    """Capture the scoring of windows of one shape; what it returns holds until the next one."""
     held_places = torch.zeros(shape, dtype=torch.int64, device=hidden[0][0].device)
     held = [tuple(part.clone() for part in layer) for layer in hidden]
     replay = captured(lambda: score(held_places, held))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, count, pairwise
 from pathlib import PurePath
 
-from ptb_lm.config import Config, preset_names, recipe_of, resolve
+from ptb_lm.config import Config, preset_names, recipe_of, resolve, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText
 from ptb_lm.report.evidence import Evidence
@@ -138,18 +138,11 @@ def _changes(config: Config, configs: Sequence[Config]) -> tuple[str, ...]:
     else:
         others = [recipe_of(other) for other in configs if other.run.config == name]
     return tuple(
-        f"{key}={_as_written(value)}"
+        f"{key}={toml_value(value)}"
         for section, values in recipe_of(config).model_dump().items()
         for key, value in values.items()
         if any(value != other.model_dump()[section][key] for other in others)
     )
-
-
-def _as_written(value: object) -> str:
-    """Return a value of a config as ``--set`` takes it."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}={_as_written(part)}' for key, part in value.items())}}}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _free_name(title: str, precision: str, taken: set[str]) -> str:
