@@ -75,7 +75,9 @@ class ModelConfig(Section):
     """The network (paper, section 3 and 4.1)."""
 
     cell: Literal["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]
+    """``lstm`` (paper, section 3), ``gru``, or a classic RNN: ``rnn-tanh``, ``rnn-sigmoid``."""
     layers: Annotated[int, Field(gt=0, le=100)]
+    """L: how many are stacked."""
     hidden_size: PositiveInt
     """H: units of each layer and width of the embedding."""
     dropout: Annotated[
@@ -95,8 +97,15 @@ class ModelConfig(Section):
     weights" in arXiv 1512.05287)."""
     tied: bool = False
     """Embedding and softmax are one matrix (arXiv 1608.05859)."""
-    init_range: PositiveFloat
+    init_range: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
     """Every parameter, biases too, is drawn uniformly from (-init_range, init_range)."""
+
+    @field_validator("dropout")
+    @classmethod
+    def _there_is_a_between(cls, dropout: float | DropoutRates, others: ValidationInfo) -> object:
+        if isinstance(dropout, DropoutRates) and dropout.between and others.data.get("layers") == 1:
+            raise ValueError("between = 0, as one layer has none after it")
+        return dropout
 
     @field_validator("dropout_on")
     @classmethod
@@ -114,6 +123,8 @@ class ModelConfig(Section):
     def _masks_per_gate_are_variational(cls, masks_per_gate: bool, others: ValidationInfo) -> bool:
         if masks_per_gate and others.data.get("dropout_on", "variational") != "variational":
             raise ValueError("false, or dropout_on = 'variational' beside it")
+        if masks_per_gate and others.data.get("cell") in ("rnn-tanh", "rnn-sigmoid"):
+            raise ValueError("false, as a classic RNN has no gates")
         return masks_per_gate
 
     @property
@@ -148,9 +159,11 @@ class TrainingConfig(Section):
     unrolled_steps: PositiveInt
     """T: the steps of truncated backpropagation through time."""
     epochs: PositiveInt
+    """How often the training text is read."""
     learning_rate: PositiveFloat
     """The rate of the first ``constant_epochs`` epochs."""
     constant_epochs: Annotated[int, Field(ge=0, lt=2**31)]
+    """How many epochs the rate stays as it is before it decays."""
     decay: PositiveFloat
     """What the rate is divided by at each epoch after ``constant_epochs``."""
     clip_norm: PositiveFloat
@@ -183,7 +196,9 @@ class RunOptions(Section):
     data: Name = "ptb"
     """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Of all random numbers: weights and masks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: a GPU where there is one."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """``fp32``: float32 in every product. ``tf32``: likewise, but on CUDA their factors are rounded
     to TF32. ``bf16``: products of bfloat16, weights and sums in float32. ``auto``: ``tf32`` on
@@ -325,7 +340,7 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
             raise InputError(_no_such_config(name_or_file))
         source = Path(name_or_file)
     try:
-        table = tomllib.loads(source.read_bytes().decode("utf-8"))
+        table = tomllib.loads(source.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{name_or_file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -377,6 +392,8 @@ def _describe(
     if first["type"] == "extra_forbidden":
         known = _known_names(kind, location)
         hint = _did_you_mean(location[-1], known)
+        if location[-1].startswith("dropout."):
+            hint = "; a table is set as a whole: --set 'model.dropout={ words = 0.2, … }'"
         return f"{origin}: {key}: unknown key{hint}; known: {', '.join(known)}"
     if first["type"] == "missing":
         if location[0] not in Config.model_fields:

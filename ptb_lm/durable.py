@@ -74,7 +74,7 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     place = Path(os.path.realpath(path))  # a link to a folder stays one
     assurance = still_stands(place)
     try:
-        for leftover in place.parent.glob(f".{glob.escape(place.name)}.*{PARTIAL}"):
+        for leftover in place.parent.glob(f".{glob.escape(place.name)}.{_RANDOM}{PARTIAL}"):
             if (leftover / _REPLACED).exists() and not place.exists():
                 (leftover / _REPLACED).rename(place)
                 assurance = still_stands(place)
@@ -112,6 +112,9 @@ def current_folder_is_in(folder: Path) -> bool:
     return folder.resolve() in (Path.cwd(), *Path.cwd().parents)
 
 
+_RANDOM = "[a-z0-9_]" * 8
+"""What ``tempfile`` puts into a name; it has no dot, so ``text`` is not taken for ``text.v2``."""
+
 _REPLACED = "replaced"
 """The temporary name of a folder that is being replaced."""
 
@@ -133,9 +136,13 @@ def _prove(prove: Callable[[Path], object], temporary: Path, path: Path, assuran
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed writers have left; no other may be at work in the folder."""
+    """Remove the files that killed writers have left; no other may be at work in the folder.
+
+    A folder that is left stays, as what it was to replace may be in it; see :func:`durable_folder`.
+    """
     for leftover in folder.glob(f".*{PARTIAL}"):
-        leftover.unlink(missing_ok=True)
+        if not leftover.is_dir():
+            leftover.unlink(missing_ok=True)
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -20,7 +20,7 @@ _QUESTION = struct.Struct("@hhqqi0q" if _LINUX else "@qqihh0q")
 
 
 @contextmanager
-def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
+def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[os.stat_result]:
     """Hold an exclusive lock on a folder or a lock file; lock files work on more file systems.
 
     Args:
@@ -28,6 +28,10 @@ def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
             the number of the process that holds it.
         wait: wait for another holder to release it, unless this flag is raised, instead of
             being refused.
+
+    Yields:
+        which file it is that is locked, by ``st_dev`` and ``st_ino``. The holder is not to open it:
+        with a descriptor that it closes, it would lose what :func:`holder` asks about.
 
     Raises:
         InputError: another process holds it.
@@ -61,7 +65,7 @@ def locked(path: Path, *, wait: StopFlag | None = None) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
         try:
-            yield
+            yield os.fstat(descriptor)
         finally:
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)

@@ -110,18 +110,29 @@ words = st.text(
 )  # no file holds a lone surrogate
 
 
+def models(layers: int) -> st.SearchStrategy[ModelConfig]:
+    """Any network of so many layers; with a rate for each place where there is one."""
+    rates = dict.fromkeys(PLACES, probability)
+    if layers == 1:
+        rates["between"] = st.just(0.0)
+    cells = ["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]
+    return st.sampled_from(cells).flatmap(
+        lambda cell: st.builds(
+            ModelConfig,
+            cell=st.just(cell),
+            layers=st.just(layers),
+            hidden_size=count,
+            dropout=probability | st.builds(DropoutRates, **rates),
+            dropout_on=st.just("variational"),
+            masks_per_gate=st.booleans() if cell in ("lstm", "gru") else st.just(False),
+            tied=st.booleans(),
+            init_range=st.floats(min_value=0, max_value=1e6, exclude_min=True),
+        )
+    )
+
+
 @given(
-    model=st.builds(
-        ModelConfig,
-        cell=st.sampled_from(["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]),
-        layers=st.integers(1, 100),
-        hidden_size=count,
-        dropout=probability | st.builds(DropoutRates, **dict.fromkeys(PLACES, probability)),
-        dropout_on=st.just("variational"),
-        masks_per_gate=st.booleans(),
-        tied=st.booleans(),
-        init_range=positive,
-    ),
+    model=st.integers(1, 100).flatmap(models),
     training=st.builds(
         TrainingConfig,
         batch_size=count,
@@ -263,6 +274,11 @@ def test_a_config_is_frozen() -> None:
         ("model.cell=elman", "expected 'lstm', 'gru', 'rnn-tanh' or 'rnn-sigmoid', got 'elman'"),
         ("model.dropout_on=some", "expected 'non-recurrent', 'all', 'none' or 'variational'"),
         ("model.masks_per_gate=true", "expected false, or dropout_on = 'variational' beside it"),
+        (
+            "model.dropout.words=0.2",
+            "unknown key; a table is set as a whole: --set 'model.dropout={ words",
+        ),
+        ("model.init_range=3e38", "expected less than or equal to 1000000"),
         ("training.weight_decay=1", "expected less than 1, got 1"),
         ("run.data=3", "expected string, got 3"),
         ("run.data=", "expected at least 1 character, got ''"),
@@ -276,6 +292,31 @@ def test_a_value_of_another_type_or_range_is_refused(assignment: str, expected: 
         resolve("small", [assignment])
     assert str(error.value).startswith(f"--set {assignment}: {key}: ")
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            ["layers=1", "dropout_on=variational", "dropout={RATES}"],
+            "model.dropout: expected between = 0, as one layer has none after it",
+        ),
+        (
+            ["cell=rnn-tanh", "dropout_on=variational", "masks_per_gate=true"],
+            "model.masks_per_gate: expected false, as a classic RNN has no gates",
+        ),
+    ],
+)
+def test_what_could_not_act_is_refused(changes: list[str], complaint: str) -> None:
+    whole = [f"model.{change.replace('{RATES}', RATES)}" for change in changes]
+    with pytest.raises(InputError, match=complaint):
+        resolve("small", whole)
+    resolve("small", [*whole, "model.layers=2", "model.cell=lstm"])
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(to_toml(recipe_of(resolve("small"))), encoding="utf-8-sig")
+    assert recipe_of(resolve(str(tmp_path / "mine.toml"))) == recipe_of(resolve("small"))
 
 
 def test_a_name_that_no_file_can_hold_is_refused_before_there_is_a_run() -> None:

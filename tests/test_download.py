@@ -14,6 +14,7 @@ import logging
 import lzma
 import os
 import random
+import re
 import shutil
 import socket
 import tarfile
@@ -857,6 +858,14 @@ def test_data_fetch_tells_of_each_broken_mirror(
     assert none == f"{server.url}/none: HTTP status 404"
     assert html == f"{server.url}/html: other bytes than the published file's"
     assert not target.exists()
+
+
+def test_what_a_url_keeps_secret_is_not_shown(server: Server, target: Path) -> None:
+    host = server.url.removeprefix("http://")
+    url = f"http://alice:s3cret@{host}/none?token=t0ken"
+    outcome = ptb_lm("data", "fetch", "--from", url, "--data-dir", str(target))
+    assert f"{server.url}/none" in failed(outcome, 1)
+    assert not {"alice", "s3cret", "t0ken"} & set(re.findall(r"\w+", outcome.err + outcome.out))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,20 @@ def test_to_look_for_a_kernel_takes_none_of_a_training_s_random_numbers() -> Non
     assert torch.get_rng_state().equal(before)
 
 
+def test_a_kernel_that_only_evaluates_is_none_to_train_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of oneDNN, those that train need more of a processor than those that evaluate."""
+
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(torch.Tensor, "backward", fails)
+    backends.has_bfloat16_lstm.cache_clear()
+    assert not backends.has_bfloat16_lstm()
+    backends.has_bfloat16_lstm.cache_clear()
+
+
 @pytest.mark.parametrize("has_kernel", [None, False], ids=["as it is here", "without a kernel"])
 def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32(
     monkeypatch: pytest.MonkeyPatch, has_kernel: bool | None

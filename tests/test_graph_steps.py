@@ -272,6 +272,32 @@ def test_a_captured_step_without_a_number_is_named_and_updates_nothing(
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
+def test_a_capture_that_fails_midway_leaves_no_gradient_behind(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backward pass has been, its update has not: the first real step must not add to it."""
+
+    def fails_after_backward(work: Callable[[], Result]) -> Callable[[], Result]:
+        state = torch.get_rng_state()
+
+        def fail(parameters: object) -> Tensor:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(graph_steps, "gradient_norm", fail)
+            with pytest.raises(RuntimeError):
+                work()
+        torch.set_rng_state(state)
+        return work
+
+    config = make_config(corpus_folder, training__epochs=1)
+    plain = trained(config, tmp_path / "plain")
+    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, fails_after_backward))
+    captured = trained(config, tmp_path / "captured")
+    for name, value in captured.network.state_dict().items():
+        torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_captured_is_done_as_it_is_and_that_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -286,15 +312,23 @@ def test_what_cannot_be_captured_is_done_as_it_is_and_that_is_said_once(
     assert "not permitted" in line
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_out_of_memory_is_not_taken_for_a_recording_that_is_impossible(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     def no_memory(work: Callable[[], Result]) -> Callable[[], Result]:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(cuda_graph, "capture_cuda_graph", no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError) as raised:
         cuda_graph.captured(lambda: 7)
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("streams", [1, 4])

@@ -1,5 +1,6 @@
 """`data prepare`: which lines go where, which words stay, and that the folder is whole or not."""
 
+import errno
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import contents, done, done_json, ptb_lm, train_arguments
@@ -424,7 +426,7 @@ def test_what_a_kill_has_left_is_put_right_by_the_next_call(killed: str) -> None
     write_lines(numbered(40))
     prepare(["text.txt"], "out", Preparation(seed=2))
     old = contents(Path("out"))
-    left = Path(".out.abc.partial")
+    left = Path(".out.abcd_123.partial")
     shutil.copytree("out", left / "new")
     if killed != "before the moves":
         Path("out").rename(left / "replaced")
@@ -437,6 +439,89 @@ def test_what_a_kill_has_left_is_put_right_by_the_next_call(killed: str) -> None
         raise ZeroDivisionError
     assert contents(Path("out")) == old
     assert sorted(path.name for path in Path().iterdir()) == ["other", "out", "text.txt"]
+
+
+def test_what_came_meanwhile_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first look and the lock somebody has put more than a corpus there."""
+    write_lines(numbered(40))
+    prepare(["text.txt"], "out", Preparation(seed=2))
+    held = room.place_held
+
+    def note_first(folder: Path, stop: StopFlag) -> Any:
+        Path("out/note.txt").write_text("mine")
+        return held(folder, stop)
+
+    monkeypatch.setattr(room, "place_held", note_first)
+    outcome = ptb_lm("data", "prepare", "text.txt", "--out", "out", "--overwrite")
+    assert outcome.code == 2
+    assert "note.txt in it is no part of a corpus and would go" in outcome.err
+    assert Path("out/note.txt").read_text() == "mine"
+
+
+def test_a_folder_is_on_disk_before_it_is_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a loss of power could leave one whose files are empty."""
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def flushed(descriptor: int) -> None:
+        number = os.fstat(descriptor).st_ino
+        places = [path for path in Path().absolute().rglob("*") if path.stat().st_ino == number]
+        events.append(f"fsync {places[0].name if places else 'parent'}")
+        fsync(descriptor)
+
+    def moved(source: Any, target: Any) -> None:
+        rename(source, target)
+        events.append(f"{Path(target).name} put in place")
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "rename", moved)
+    with durable.durable_folder(Path("out")) as new:
+        (new / "train.txt").write_text("a b")
+    assert events == ["fsync train.txt", "fsync new", "out put in place", "fsync parent"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_cannot_flush_folders_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def of_files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    write_lines(numbered(40))
+    outcome = ptb_lm("data", "prepare", "text.txt", "--out", "out")
+    if number == errno.EINVAL:
+        assert outcome.code == 0, outcome.err
+        return
+    assert outcome.code == 1  # it can, and failed
+    assert outcome.err.endswith(f"out: cannot be written: {os.strerror(number)}\n")
+
+
+def test_what_a_kill_has_left_of_another_folder_is_let_be() -> None:
+    """Names with a dot begin like others: ``out.v2`` like ``out``."""
+    left = Path(".out.v2.abcd_123.partial")
+    (left / "replaced").mkdir(parents=True)
+    (left / "replaced" / "train.txt").write_text("all that is left of out.v2")
+    for replace in (False, True):
+        with durable.durable_folder(Path("out"), replace=replace) as new:
+            (new / "train.txt").touch()
+        assert (left / "replaced" / "train.txt").exists()
+    with durable.durable_folder(Path("out.v3")):
+        pass
+    assert not Path("out.v2").exists()
+
+
+def test_a_folder_that_a_kill_has_left_stops_nobody() -> None:
+    left = Path(".model.abcd_123.partial")
+    (left / "replaced").mkdir(parents=True)
+    Path(".last.pt.77.partial").touch()
+    durable.remove_partial_files(Path())
+    assert (left / "replaced").exists()
+    assert not Path(".last.pt.77.partial").exists()
 
 
 def test_a_prepared_text_is_trained_on() -> None:

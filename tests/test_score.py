@@ -21,6 +21,7 @@ from cli_support import Outcome, done, done_json, furnish, ptb_lm
 from small_models import LETTERS, decided_model
 
 from ptb_lm import SentenceScore, score
+from ptb_lm.config import resolve
 from ptb_lm.corpus.batching import batches_by_length, padded_windows
 from ptb_lm.corpus.reading import read_lines
 from ptb_lm.corpus.text import EOS, decoded
@@ -30,7 +31,11 @@ from ptb_lm.evaluation.nbest import rank, read_hypotheses
 from ptb_lm.evaluation.score import LINES_AT_ONCE
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.model.network import LanguageModel, reference_forward
-from ptb_lm.model.scoring import TARGETS_PER_WINDOW, target_log_probabilities
+from ptb_lm.model.scoring import (
+    TARGETS_PER_WINDOW,
+    target_log_probabilities,
+    targets_per_window,
+)
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -181,6 +186,14 @@ def test_no_more_lines_are_taken_than_are_scored_at_once(continuous: bool) -> No
     for number in range(35):
         next(scores)
         assert taken == 10 * (number // 10 + 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"), [(50, 1000), (10_000, 1000), (20_000, 500), (5_000_000, 16)]
+)
+def test_a_window_of_a_large_vocabulary_holds_fewer_targets(words: int, targets: int) -> None:
+    network = LanguageModel(resolve("small", ["model.hidden_size=1"]).model, words)
+    assert targets_per_window(network) == targets
 
 
 class Watched(LanguageModel):

@@ -1,5 +1,6 @@
 """Watching a run: what the view says, and that whatever is watched is not disturbed."""
 
+import errno
 import fcntl
 import json
 import math
@@ -347,6 +348,30 @@ def test_the_holder_of_a_lock_is_known_while_it_holds_it(workplace: Path) -> Non
     assert holder(lock) is None
 
 
+def test_a_training_is_seen_at_work_while_it_writes(workplace: Path) -> None:
+    """It must not open its own lock file: closing it again would let go of what is asked about."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ptb_lm.training.run_folder import RunFolder\n"
+        "folder = RunFolder(Path('run'))\n"
+        "with folder.claimed():\n"
+        "    folder.append_metrics({'step': 1, 'epoch': 1})\n"
+        "    folder.flush_metrics()\n"
+        "    print('written', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        assert holder(workplace / "run" / ".lock") == process.pid
+        assert process.stdin is not None
+        process.stdin.close()
+    assert process.returncode == 0
+
+
 def test_a_killed_holder_holds_nothing(workplace: Path) -> None:
     lock = workplace / ".lock"
     with subprocess.Popen(
@@ -387,6 +412,18 @@ def test_asking_takes_no_lock_itself(workplace: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert holder(workplace / ".lock") is None
     assert holder(workplace) is None  # a folder, as downloads hold
+
+
+def test_on_a_disk_without_locks_there_is_a_warning_and_no_refusal(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with locked(workplace / ".lock"):
+        (line,) = [record.message for record in caplog.records]
+    assert "no lock (No locks available); nothing else may write here" in line
 
 
 def test_a_disk_without_the_second_kind_of_locks_keeps_the_first(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import pooch
 import requests
@@ -92,13 +93,14 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Cont
     give_up_at = time.monotonic() + BUDGET_SECONDS
     for url in urls:
         if time.monotonic() > give_up_at:
-            failures.append(f"{url}: not tried, {BUDGET_SECONDS:.0f} s were over")
+            failures.append(f"{_without_secrets(url)}: not tried, {BUDGET_SECONDS:.0f} s were over")
             continue
         try:
             with tempfile.TemporaryDirectory(prefix="ptb-lm-") as folder:
                 return _from_url(url, Path(folder), stop)
         except (requests.RequestException, ValueError, InputError) as error:
-            failures.append(f"{url}: {_reason(error)}")
+            shown = _without_secrets(url)
+            failures.append(f"{shown}: {_reason(error).replace(url, shown)}")
             logger.info("%s", failures[-1])
         except OSError as error:
             raise PtbLmError(
@@ -110,6 +112,16 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Cont
         f"{ptb_folder(data_dir)} by hand, or run `ptb-lm data fetch --from FOLDER_ARCHIVE_OR_URL`, "
         "or see `make demo`, which needs no corpus"
     )
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL for a message: without a user's name, a password and what follows a ``?``."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # of no URL at all
+        return "the given URL"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _from_url(url: str, folder: Path, stop: StopFlag) -> Contents:

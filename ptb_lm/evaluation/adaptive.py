@@ -18,7 +18,7 @@ from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
 from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace, log_p_of
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
-from ptb_lm.model.scoring import TARGETS_PER_WINDOW, in_mode
+from ptb_lm.model.scoring import in_mode, targets_per_window
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.progress import with_bar
@@ -36,7 +36,7 @@ def adaptive_log_probabilities(
     tokens: TokenIds,
     *,
     paces: Mapping[str, Pace] | None = None,
-    steps: int = TARGETS_PER_WINDOW,
+    steps: int | None = None,
     cache: Cache | None = None,
     stop: StopFlag = NEVER,
 ) -> Tensor:
@@ -46,7 +46,8 @@ def adaptive_log_probabilities(
         network: left as it is, to the bit.
         tokens: the text, (N,).
         paces: how each parameter learns from the text, by its name; None: the weights stay.
-        steps: T: the tokens read between two updates. Without ``paces`` it changes no figure.
+        steps: T: the tokens read between two updates; without ``paces`` it changes no figure. None:
+            what a window of evaluation holds.
         cache: what p_cache is made by; None: p_vocab alone.
         stop: checked before each T steps.
 
@@ -69,7 +70,7 @@ def read_text(
     tokens: TokenIds,
     *,
     paces: Mapping[str, Pace] | None = None,
-    steps: int = TARGETS_PER_WINDOW,
+    steps: int | None = None,
     cache: Cache | None = None,
     stop: StopFlag = NEVER,
 ) -> tuple[Tensor, Tensor]:
@@ -79,6 +80,7 @@ def read_text(
         ln p_vocab and ln p_cache of the tokens 1 … N-1, both (N - 1,); without a cache twice the
         first.
     """
+    steps = targets_per_window(network) if steps is None else steps
     read: Read = partial(_read_as_trained, network)
     if paces is not None:
         read = AdaptiveNetwork(network, paces).read

@@ -13,11 +13,11 @@ from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.backends import configure_backends
+from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.exported import CONFIG, WEIGHTS, load_exported
-from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import RunFolder
 
 

@@ -44,7 +44,7 @@ def configure_backends(precision: str, *, deterministic: bool = False) -> None:
         backends.mkldnn.matmul.fp32_precision = ONEDNN
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask takes no import
         torch.use_deterministic_algorithms(deterministic)
     _keep_large_buffers()
@@ -80,6 +80,7 @@ def has_bfloat16_lstm() -> bool:
     """Whether oneDNN, which runs PyTorch's fused LSTM on the CPU, has kernels in bfloat16 here.
 
     It has none for processors without AVX-512, and PyTorch does not look before it asks for them.
+    Those for training are not there wherever those for evaluation are, so a step is tried.
 
     Raises:
         RuntimeError: it cannot be tried, for another reason than that.
@@ -87,8 +88,9 @@ def has_bfloat16_lstm() -> bool:
     with torch.random.fork_rng(devices=[]):  # the numbers of a training are not to be used up
         lstm = torch.nn.LSTM(1, 1)
     try:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            lstm(torch.zeros(1, 1, 1))
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+            outputs, _ = lstm(torch.zeros(1, 1, 1))
+        outputs.sum().backward()
     except RuntimeError as error:
         if "could not create a primitive" not in str(error):
             raise

@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from ptb_lm.model.memory import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -34,13 +36,13 @@ def captured(work: Callable[[], Result]) -> Callable[[], Result]:
     The second is slower and computes the same. It is said once in the log.
 
     Raises:
-        OutOfMemoryError: the device's memory does not suffice.
+        RuntimeError: the device's memory does not suffice.
     """
     try:
         return capture_cuda_graph(work)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         _say_once(f"no CUDA graph can be captured here, so all is slower: {error}")
         return work
 

@@ -27,11 +27,21 @@ from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState, first_streams
 from ptb_lm.stop import NEVER, StopFlag
 
-# A window of evaluation holds about this many targets; their logits over 10,000 words take 40 MB.
 TARGETS_PER_WINDOW = 1000
+"""The most of a window of evaluation, but for one with more streams."""
+
+LOGITS_PER_WINDOW = 10_000_000
+"""About the most of a window, 40 MB: that many targets over 10,000 words, fewer over more."""
 
 # Sentences scored side by side, however long: one alone leaves the recurrent product slow.
 LEAST_STREAMS = 16
+
+
+def targets_per_window(network: LanguageModel) -> int:
+    """Return about how many targets a window of evaluation is to hold."""
+    words = len(network.softmax.weight)
+    return min(TARGETS_PER_WINDOW, max(LEAST_STREAMS, LOGITS_PER_WINDOW // words))
+
 
 Scorer = Callable[[LanguageModel, TokenIds, int, StopFlag], Tensor]
 """See :func:`target_log_probabilities`."""
@@ -68,7 +78,7 @@ def target_log_probabilities(
         Stopped: a signal came; the network is as it was.
     """
     require_columns(len(tokens), streams)
-    max_steps = max(1, TARGETS_PER_WINDOW // streams)
+    max_steps = max(1, targets_per_window(network) // streams)
     with in_mode(network, training=False):
         return _score_text(network, tokens, max_steps, share or Share(0, streams, streams), stop)
 
@@ -135,10 +145,11 @@ def sentence_log_probabilities(
     """
     text, scores = _text_and_room(network, tokens)
     starts = lengths.cumsum(0) - lengths
+    targets = targets_per_window(network)
     with in_mode(network, training=False):
-        for batch in batches_by_length(lengths, TARGETS_PER_WINDOW, LEAST_STREAMS):
+        for batch in batches_by_length(lengths, targets, LEAST_STREAMS):
             hidden = network.zero_state(len(batch))
-            for window in padded_windows(starts[batch], lengths[batch], TARGETS_PER_WINDOW):
+            for window in padded_windows(starts[batch], lengths[batch], targets):
                 stop.check()
                 places, counted = (part.to(text.device) for part in window)  # (T, B)
                 before = first_streams(hidden, places.shape[1])
@@ -169,7 +180,7 @@ def continued_log_probabilities(
     if len(scores) == 0:
         return scores, hidden
     with in_mode(network, training=False):
-        for places in evaluation_windows(len(scores), 1, TARGETS_PER_WINDOW):
+        for places in evaluation_windows(len(scores), 1, targets_per_window(network)):
             stop.check()
             places = places.to(text.device)
             scores[places], hidden = _score_window(network, text, places, hidden)

@@ -19,8 +19,8 @@ from ptb_lm.config import LONGEST_SHOWN, Config, ModelConfig
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.model.cells import CELLS
+from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.network import LanguageModel, weight_shapes
-from ptb_lm.training.memory import is_out_of_memory
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 

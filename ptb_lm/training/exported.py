@@ -27,9 +27,9 @@ from torch import Tensor
 from ptb_lm.config import Config, PositiveInt, validated
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.strict_json import to_json
 from ptb_lm.training.checkpoint import Checkpoint, require_weights
-from ptb_lm.training.memory import is_out_of_memory
 from ptb_lm.training.tensor_file import DamagedFileError
 from ptb_lm.version import __version__
 

@@ -58,6 +58,8 @@ class GraphSteps:
         dense = [weight for weight in self.network.parameters() if id(weight) not in taken]
         self.sgd = fused_sgd(dense, self.update_rate, self.without_update)
         self.replay = capture(self._step)
+        # A capture that failed midway has left gradients, to which those of a step would be added.
+        self.network.zero_grad(set_to_none=True)
 
     def take(self, count: int, rate: float) -> float:
         """See :class:`~ptb_lm.training.steps.Steps`."""

@@ -12,11 +12,11 @@ from ptb_lm.corpus.batching import require_columns, training_columns, windows_pe
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import InputError
 from ptb_lm.model.backends import configure_backends
+from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint, restore_random_states
 from ptb_lm.training.environment import choose_device, describe_environment, settled
-from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.tensor_file import DamagedFileError
@@ -61,7 +61,9 @@ def open_run(
             folder.require_usable(resume=resume, overwrite=overwrite)
             if resume and folder.resumable:
                 environments = folder.read_environments()
-                _take_up(run)
+                made = _take_up(run)
+                if run.finished:  # it stays recorded how it was made; its data may lie elsewhere
+                    config = _with_data(made, config.run.data)
             else:
                 if resume:
                     logger.info("%s: no checkpoint in it to go on from; a new run begins.", path)
@@ -107,8 +109,16 @@ def _checkpoint_bytes(run: Run) -> int:
     return 4 * (parameter_count(run.network) + hidden) + words + 100_000
 
 
-def _take_up(run: Run) -> None:
-    """Put a run where its last checkpoint stood, or the one before it where that is damaged."""
+def _with_data(config: Config, data: str) -> Config:
+    return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
+
+
+def _take_up(run: Run) -> Config:
+    """Put a run where its last checkpoint stood, or the one before it where that is damaged.
+
+    Returns:
+        the config of that checkpoint.
+    """
     folder = run.folder
     checkpoint, where, damage = _load_good_checkpoint(folder)
     _require_same_run(run, checkpoint, where)
@@ -132,6 +142,7 @@ def _take_up(run: Run) -> None:
     folder.forget_metrics_after(run.step, state.epochs_done)
     if not run.finished:
         logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
+    return checkpoint.config
 
 
 def _load_good_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path, InputError | None]:

@@ -56,7 +56,7 @@ class RunFolder:
         self.best = path / "best.pt"
         self.lock = path / ".lock"
         self.followers: list[Callable[[Record], None]] = []
-        self._is_claimed = False
+        self._claim: os.stat_result | None = None
 
     def scores(self, split: str) -> Path:
         """Return the file of the last weights' per-token scores of a split."""
@@ -138,29 +138,28 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PtbLmError(f"{self.path}: cannot be created: {error.strerror}") from None
-        with locked(self.lock):
+        with locked(self.lock) as self._claim:
             remove_partial_files(self.path)
-            self._is_claimed = True
             try:
                 yield
             finally:
-                self._is_claimed = False
+                self._claim = None
 
     def require_claim(self) -> None:
         """Raise PtbLmError if the folder was taken away, and another training's is in its place.
 
         The lock went with the folder that was removed; files are written by their paths.
         """
-        if not self._is_claimed:
+        if self._claim is None:
             return
         try:
-            number = self.lock.read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
+            there = self.lock.stat()  # not opened, see `locked`
+        except OSError:
             return  # no folder, no lock: nobody else's to write into
-        if number not in ("", str(os.getpid())):  # on a full disk there is no number
+        if not os.path.samestat(there, self._claim):
             raise PtbLmError(
-                f"{self.path}: the folder was removed, and process {number} trains in a new one "
-                "of the same name; this training stops, and nothing more of it is kept"
+                f"{self.path}: the folder was removed, and another training has made a new one of "
+                "the same name; this training stops, and nothing more of it is kept"
             )
 
     def clear(self) -> None:

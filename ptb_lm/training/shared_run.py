@@ -11,10 +11,10 @@ from ptb_lm.config import Config
 from ptb_lm.corpus.load import load_corpus
 from ptb_lm.errors import InputError
 from ptb_lm.model.backends import configure_backends
+from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag, Stopped
 from ptb_lm.training.environment import choose_device
-from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.open_run import new_run, open_run
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import RunFolder

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.training.layout import require_our_layout
-from ptb_lm.training.memory import is_out_of_memory
 
 _SEAL = b"ptb-lm sha256 "
 _SEAL_BYTES = len(_SEAL) + 2 * hashlib.sha256().digest_size

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import SIGNALS, StopFlag, Stopped
-from ptb_lm.training.memory import is_out_of_memory
 
 T = TypeVar("T")
 

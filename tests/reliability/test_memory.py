@@ -17,9 +17,9 @@ from promises import Tally
 from short_runs import checkpoints_of, ended, result, short_config, start
 
 from ptb_lm.errors import PtbLmError
+from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.memory import memory_errors_explained
 
 SIZES = {
     "model.hidden_size": 64,
@@ -259,6 +259,7 @@ MESSAGES = (
     RuntimeError("could not execute a primitive"),
     RuntimeError("std::bad_alloc"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 )
 
 

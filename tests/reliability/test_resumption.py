@@ -259,6 +259,7 @@ def test_resuming_a_finished_run_does_nothing_and_says_so(workplace: Path, tally
         ["train", "--resume", "--run-dir", "finished"],
         train_arguments("finished", "--resume", "--max-steps", "1000"),
         train_arguments("finished", "--resume", "--max-steps", "1"),
+        ["train", "--resume", "--run-dir", "finished", "--set", "run.log_steps=7"],
     ]
     for arguments in variants:
         outcome = done(*arguments)

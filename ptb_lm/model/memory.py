@@ -8,13 +8,14 @@ import torch
 from ptb_lm.config import Config
 from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 
-# How allocations fail that PyTorch reports as a RuntimeError: its own, C++'s, the system's, and
-# oneDNN's, which says of a product that does not find room that it could not be created.
+# How allocations fail that PyTorch reports as a RuntimeError: its own, C++'s, cuBLAS's and cuDNN's,
+# the system's, and oneDNN's, which says of a product without room that it could not be created.
 _SIGNS = (
     "can't allocate memory",
     "out of memory",
     "bad_alloc",
     "bad allocation",
+    "STATUS_ALLOC_FAILED",
     "Cannot allocate memory",
     "could not create a primitive",
     "could not execute a primitive",

@@ -1,0 +1,197 @@
+"""What a call asks for reaches the part that does it, and what is recorded is what was done."""
+
+import os
+import signal
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_support import done, furnish, ptb_lm, train_arguments
+from short_runs import short_config, trained
+
+from ptb_lm.corpus.load import Corpus, load_corpus
+from ptb_lm.evaluation import evaluate
+from ptb_lm.evaluation.score_file import load_scores
+from ptb_lm.evaluation.trained import load
+from ptb_lm.report.evidence import splits_scored
+from ptb_lm.stop import StopFlag, Stopped
+from ptb_lm.training import environment, open_run, run
+from ptb_lm.training.open_run import open_run as opened
+from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.state import TrainingState
+
+LAST = "runs/a/last.pt"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("template"))
+
+
+pytestmark = pytest.mark.usefixtures("workplace")
+
+
+# Precision and determinism
+
+
+def test_a_run_in_bfloat16_trains_and_is_evaluated_in_it() -> None:
+    """With a cell whose steps are taken one by one, so that no processor is short of a kernel."""
+    first = {}
+    for precision in ("fp32", "bf16"):
+        folder = f"runs/{precision}"
+        done(*train_arguments(folder, "--precision", precision, model__cell="rnn-tanh"))
+        first[precision] = read_metrics(Path(folder, "metrics.jsonl"))[0]["train/perplexity"]
+        assert load(f"{folder}/last.pt", "cpu").network.precision == precision
+        done("eval", folder, "--save-scores", f"{precision}.npz")
+        kept = load_scores(Path(folder, "scores-test.npz")).log_probabilities
+        assert np.array_equal(load_scores(Path(f"{precision}.npz")).log_probabilities, kept)
+    assert first["bf16"] != first["fp32"]
+    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.01)
+
+
+@pytest.fixture
+def usual_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_algorithms_are_taken_where_they_are_asked_for(
+    usual_algorithms: None,
+) -> None:
+    for asked in (True, False):
+        config = short_config("text", run__deterministic=str(asked).lower())
+        with opened(config, Path(), Path(f"runs/{asked}")):
+            assert torch.are_deterministic_algorithms_enabled() is asked
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_option_for_them_is_recorded(usual_algorithms: None) -> None:
+    done(*train_arguments("runs/new", "--deterministic", "--max-steps", "1"))
+    recorded = tomllib.loads(Path("runs/new/config.toml").read_text())["run"]
+    assert recorded["deterministic"] is True
+
+
+# Scores
+
+
+def test_scores_of_a_test_text_that_has_changed_are_made_again() -> None:
+    old = load_scores(Path("runs/a/scores-test.npz"))
+    Path("text/test.txt").write_text("a b c d e f g h\n" * 9)
+    summary = done("train", "--resume", "--run-dir", "runs/a").out
+    new = load_scores(Path("runs/a/scores-test.npz"))
+    assert new.text.text_sha256 != old.text.text_sha256
+    assert f"test   perplexity {new.perplexity:.2f}" in summary
+
+
+def test_stopped_between_two_texts_a_run_is_not_taken_for_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of own texts a run with scores of valid alone is one without a test text."""
+    for split in ("valid", "test"):
+        Path(f"runs/a/scores-{split}.npz").unlink()
+    score_text, calls = evaluate.score_text, []
+
+    def stopped(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise Stopped(15)
+        return score_text(*arguments)
+
+    monkeypatch.setattr(evaluate, "score_text", stopped)
+    assert ptb_lm("train", "--resume", "--run-dir", "runs/a").code == 143
+    assert splits_scored(RunFolder(Path("runs/a")), "text") == ()
+
+
+# Checkpoints and the folder
+
+
+def test_a_checkpoint_is_written_when_the_last_is_so_many_minutes_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clock on which each step takes ten seconds: of a minute, that is every sixth step."""
+    saved: list[int] = []
+    save = run.Run.save
+
+    def noted(self: run.Run) -> None:
+        saved.append(self.step)
+        save(self)
+
+    def clock() -> float:
+        return 10.0 * (at_work[0].step if at_work else 0)
+
+    def begin(begun: run.Run) -> None:
+        begun.saved_at = 0.0
+        at_work.append(begun)
+
+    at_work: list[run.Run] = []
+    monkeypatch.setattr(run.Run, "save", noted)
+    monkeypatch.setattr(run.time, "monotonic", clock)
+    config = short_config("text", run__checkpoint_minutes=1.0, training__epochs=1)
+    done_run = trained(config, Path("runs/new"), before=begin)
+    within = [step for step in saved if step < done_run.windows]
+    assert within == list(range(6, done_run.windows, 6)) != []
+
+
+def test_a_run_that_came_meanwhile_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began and ended between the first look at the folder and the lock."""
+    config = short_config("text")
+
+    def another_first(data: str, data_dir: Path, stop: StopFlag) -> Corpus:
+        monkeypatch.setattr(open_run, "load_corpus", load_corpus)
+        trained(config, Path("runs/new"), max_steps=3)
+        return load_corpus(data, data_dir, stop)
+
+    monkeypatch.setattr(open_run, "load_corpus", another_first)
+    outcome = ptb_lm(*train_arguments("runs/new"))
+    assert outcome.code == 2
+    assert "a run is there already" in outcome.err
+    assert load("runs/new/last.pt", "cpu").config.model == config.model
+
+
+def test_the_handlers_of_signals_are_given_back() -> None:
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(kind) for kind in kinds]
+    with StopFlag() as stop:
+        assert [signal.getsignal(kind) for kind in kinds] != before
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            stop.check()
+    assert [signal.getsignal(kind) for kind in kinds] == before
+
+
+# What is recorded
+
+
+def test_a_changed_tree_is_no_clean_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": "a" * 40, "status": "M ptb_lm/cli.py"}
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ptb_lm" / "training" / "x.py"))
+    monkeypatch.setattr(environment, "_git", lambda source, command, *more: answers[command])
+    assert described()["commit"] == "a" * 40 + "+changes"
+    answers["status"] = ""
+    assert described()["commit"] == "a" * 40
+
+
+def test_the_machine_is_named_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: "flags : none\nmodel name\t: Zilog Z80 \n")
+    assert environment._processor() == "Zilog Z80"
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert described()["threads"] == 3
+
+
+def described() -> dict[str, Any]:
+    return environment.describe_environment(torch.device("cpu"))
+
+
+def test_the_seconds_of_an_epoch_are_of_training_and_validation() -> None:
+    state = TrainingState(epoch_seconds=60.0)
+    state.finish_epoch(9.0, 2.5)
+    assert state.seconds == 62.5
