@@ -106,15 +106,16 @@ def main() -> None:
         sys.argv[1:] = ["training", options.preset, device, precision]
         worker.main()
         return
-    on_cuda = ["--device", "cuda"] if device == "cuda" else []
-    command = ["python", "benchmarks/without.py", options.preset, *on_cuda, "--write"]
     result = {
-        "command": " ".join(command),
+        "command": " ".join(["python", "benchmarks/without.py", *sys.argv[1:]]),
         "environment": describe_environment(torch.device(device)),
         "precision": precision,
         "without": measure(options.preset, device, precision, options.rounds),
     }
-    name = f"without{'-cuda' if on_cuda else ''}-{options.preset}.json"
+    parts = ["without", *(["cuda"] if device == "cuda" else []), options.preset]
+    if options.precision:
+        parts.append(precision)
+    name = f"{'-'.join(parts)}.json"
     show(result, f"speed/{name}", keep=options.write)
 
 

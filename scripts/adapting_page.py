@@ -58,7 +58,7 @@ def _figures(name: str, evidence: dict[str, Any]) -> str:
         lines.append(f"| {title} | {settings} | {valid:.2f} | **{test:.2f}** | {change} |")
     tokens = {split: figures["usual"][split]["tokens"] for split in ("valid", "test")}
     counted = f"One stream each: {tokens['valid']:,} and {tokens['test']:,} predicted tokens."
-    where = " ".join(where_measured({"environment": each}) for each in evidence["environments"])
+    where = where_measured(*({"environment": each} for each in evidence["environments"]))
     return "\n".join([*lines, "", f"{counted} {where}"])
 
 

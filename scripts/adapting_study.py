@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ptb_lm.corpus.load import data_directory
 from ptb_lm.durable import durable_file
-from ptb_lm.errors import InputError
+from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.adaptive import DivergedError, read_text
 from ptb_lm.evaluation.cache import Cache, interpolated
 from ptb_lm.evaluation.dynamic import (
@@ -307,9 +307,9 @@ def main() -> int:
     except Stopped as stopped:
         say(f"{stopped}; the same command goes on")
         return stopped.exit_code
-    except InputError as error:
+    except PtbLmError as error:
         say(f"error: {error}")
-        return 2
+        return error.exit_code
     make_table.main()
     sys.stdout.write(f"\n{adapting_block(RESULTS)}\n")
     return 0

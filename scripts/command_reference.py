@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
+from config_reference import config_reference
 
 from ptb_lm.cli import app
 from ptb_lm.errors import InputError, PtbLmError
@@ -91,6 +92,7 @@ def command_reference() -> str:
     parts = [
         HEAD.format(contents="\n".join(contents)),
         *sections,
+        config_reference(),
         "\n".join(["## Exit codes", "", "| code | |", "|---|---|", *codes, ""]),
         "\n".join(["## Environment variables", "", "| variable | |", "|---|---|", *variables, ""]),
     ]

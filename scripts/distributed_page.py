@@ -4,12 +4,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from measured import read_json, turns_row, where_measured
+from measured import read_json, runs_on_ptb, turns_row, where_measured
 
 from ptb_lm.bench.worker import WORDS
 from ptb_lm.config import resolve
 from ptb_lm.model.network import weight_shapes
-from ptb_lm.report.evidence import read_evidence
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 FLOAT_BYTES = 4
@@ -66,7 +65,7 @@ def shared_block(shared: dict[str, Any]) -> str:
 
 def scores_block(results: Path) -> str:
     """Return how large the score files of a run are."""
-    run = read_evidence(results)[0]
+    run = runs_on_ptb(results)[0]
     sizes = {split: run.folder.scores(split).stat().st_size / 1e3 for split in SCORED_SPLITS}
     files = " and ".join(f"{size:.0f} kB ({split})" for split, size in sizes.items())
     return f"A model's scores of the Penn Treebank take {files} as `results/` keeps them."

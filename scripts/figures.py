@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idea_figure import draw_idea
+from measured import runs_on_ptb
 from reproduction_page import TITLES, study_runs
 
 from ptb_lm.durable import durable_file
 from ptb_lm.report.comparison import beside_papers
 from ptb_lm.report.curves import Curve, draw_curves, drawn, mean_curve, plain_logarithmic
-from ptb_lm.report.evidence import Evidence, read_evidence
+from ptb_lm.report.evidence import Evidence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ def write_figures(results: Path, docs: Path) -> None:
     """
     figures = {
         f"curves-{group.name}.svg": draw_curves(group)["svg"]
-        for group in beside_papers(read_evidence(results)).groups
+        for group in beside_papers(runs_on_ptb(results)).groups
         if group.published
     }
     figures["idea.svg"] = drawn(draw_idea)["svg"]

@@ -3,6 +3,7 @@
 And docs/COMMANDS.md, from the command line itself.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import command_reference
 from adapting_page import adapting_blocks
 from distributed_page import distributed_blocks
 from figures import write_figures
+from measured import runs_on_ptb
 from reliability_page import reliability_blocks
 from reproduction_page import reproduction_blocks
 from speed_page import speed_blocks
 
+from ptb_lm.errors import PtbLmError
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.table import results_table, with_blocks, with_results
 
@@ -29,27 +32,44 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
 """The pages of docs/ with tables, and what makes these, by name, from the folder of evidence."""
 
 
-def main() -> None:
-    """Rewrite the pages and print the table of results."""
-    results = ROOT / "results"
-    runs = read_evidence(results)
+def rewritten(results: Path) -> dict[Path, str]:
+    """Return the pages as they are to be, each by its place; none is written.
+
+    Raises:
+        InputError: evidence lacks a file, or is not what its name says.
+    """
     readme = ROOT / "README.md"
-    demo = read_evidence(results / "demo")
-    written = with_results(readme.read_text(encoding="utf-8"), runs, demo)
-    readme.write_text(written, encoding="utf-8")
+    runs, demo = runs_on_ptb(results), read_evidence(results / "demo")
+    pages = {readme: with_results(readme.read_text(encoding="utf-8"), runs, demo)}
     for name, blocks in PAGES.items():
         page = ROOT / "docs" / name
         if page.exists():
-            text = with_blocks(page.read_text(encoding="utf-8"), blocks(results))
-            page.write_text(text, encoding="utf-8")
+            pages[page] = with_blocks(page.read_text(encoding="utf-8"), blocks(results))
     if (ROOT / "docs").exists():
-        reference = ROOT / "docs" / command_reference.NAME
-        reference.write_text(command_reference.command_reference(), encoding="utf-8")
+        pages[ROOT / "docs" / command_reference.NAME] = command_reference.command_reference()
+    return pages
+
+
+def main() -> None:
+    """Rewrite the pages and print the table of results; all pages or, of wrong evidence, none.
+
+    Raises:
+        SystemExit: evidence is wrong; standard error says which.
+    """
+    results = ROOT / "results"
+    try:
+        pages, table = rewritten(results), results_table(runs_on_ptb(results))
+    except PtbLmError as error:
+        sys.stderr.write(f"error: {error}; no page was rewritten\n")
+        sys.exit(error.exit_code)
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
+    if (ROOT / "docs").exists():
         try:
             write_figures(results, ROOT / "docs")
         except ImportError:
             print("The figures of docs/ are as they were: matplotlib is not installed.")
-    print(results_table(runs))
+    print(table)
 
 
 if __name__ == "__main__":

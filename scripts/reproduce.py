@@ -42,12 +42,17 @@ def scored_splits(run: RunFolder) -> list[str]:
 def keep_evidence(run: RunFolder, results: Path) -> None:
     """Copy a finished run without its checkpoints, its config last: with it, all is there.
 
+    Of evidence that was there before, the config goes first: what is half replaced is none.
+
     Scores are rounded, by less than can be seen in a figure, as they are most of the bytes.
     """
     results.mkdir(parents=True, exist_ok=True)
     remove_partial_files(results)
+    kept = RunFolder(results)
+    for file in (kept.config, *map(kept.scores, SCORED_SPLITS)):
+        file.unlink(missing_ok=True)
     for split in scored_splits(run):
-        save_scores(rounded(load_scores(run.scores(split))), RunFolder(results).scores(split))
+        save_scores(rounded(load_scores(run.scores(split))), kept.scores(split))
     for file in (run.metrics, run.environment, run.config):
         with file.open("rb") as source, durable_file(results / file.name) as copy:
             shutil.copyfileobj(source, copy)

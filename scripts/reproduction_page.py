@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from measured import read_json
+from measured import read_json, runs_on_ptb
 
 from ptb_lm.bench.worker import TRAINING_TOKENS
 from ptb_lm.config import recipe_of, resolve
@@ -34,7 +34,7 @@ TITLES = {
 
 def reproduction_blocks(results: Path) -> dict[str, str]:
     """Return the tables of docs/REPRODUCTION.md by name."""
-    runs = read_evidence(results)
+    runs = runs_on_ptb(results)
     comparison = beside_papers(runs)
     bench = read_json(results / "speed" / "bench-fp32.json")
     return {
@@ -88,8 +88,8 @@ def schedule_block(results: Path) -> str:
         f"|---|{'---|' * len(sizes)}---|",
         _line("the paper", [f"{each.valid} / {each.test}" for each in theirs if each], ""),
     ]
-    by_text = [run for run in read_evidence(results) if _is_small(run, constant_epochs=4)]
-    by_code = _runs_in(results / SCHEDULE)
+    by_text = [run for run in runs_on_ptb(results) if _is_small(run, constant_epochs=4)]
+    by_code = runs_on_ptb(results / SCHEDULE)
     for run in by_code:
         if not _is_small(run, constant_epochs=5):
             raise InputError(f"{run.folder.path}: expected small, training.constant_epochs=5, fp32")
@@ -120,17 +120,13 @@ def _is_small(run: Evidence, *, constant_epochs: int) -> bool:
     return recipe_of(run.config) == recipe and run.config.run.precision == "fp32"
 
 
-def _runs_in(folder: Path) -> list[Evidence]:
-    return read_evidence(folder) if folder.exists() else []
-
-
 def study_runs(results: Path) -> list[Evidence]:
     """Return the runs of the dropout study.
 
     Raises:
         InputError: two of them differ in more than where dropout acts and in their seed.
     """
-    runs = _runs_in(results / STUDY)
+    runs = read_evidence(results / STUDY) if (results / STUDY).exists() else []
     for run in runs[1:]:
         if _but_for_dropout(run) != _but_for_dropout(runs[0]):
             raise InputError(

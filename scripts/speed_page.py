@@ -30,7 +30,7 @@ def bench_block(parts: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_bench_row(row) for part in parts for row in part["presets"]]
-    return "\n".join([*lines, "", where_measured(parts[0])])
+    return "\n".join([*lines, "", where_measured(*parts)])
 
 
 def _bench_row(row: dict[str, Any]) -> str:
@@ -46,12 +46,12 @@ def _bench_row(row: dict[str, Any]) -> str:
 def steps_block(parts: list[dict[str, Any]]) -> str:
     """Return what is lost without each step towards speed."""
     names = [name for name in parts[0]["without"] if name != "nothing"]
-    heads = [part["command"].split()[2] for part in parts]
+    heads = [f"{part['command'].split()[2]}, {part['precision']}" for part in parts]
     lines = [f"| without | {' | '.join(heads)} |", f"|---|{'---|' * len(parts)}"]
     for name in names:
         ratios = (ratio(part["without"][name]["ratio"]) for part in parts)
         lines.append(f"| {name} | {' | '.join(ratios)} |")
-    return "\n".join([*lines, "", where_measured(parts[0])])
+    return "\n".join([*lines, "", where_measured(*parts)])
 
 
 def around_block(around: dict[str, Any], bench: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ def cuda_block(folder: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_cuda_row(row) for part in bench for row in part["presets"]]
-    parts = ["\n".join(lines), where_measured(bench[0])]
+    parts = ["\n".join(lines), where_measured(*bench)]
     without = [read_json(path) for path in sorted(folder.glob("without-cuda-*.json"))]
     if without:
         parts.append(steps_block(without))

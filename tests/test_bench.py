@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from speed_page import cuda_block
 
 from ptb_lm.bench import measure, timed_process, worker
 from ptb_lm.bench.timed_process import Spread, TimedProcess
-from ptb_lm.config import preset_headline, resolve
+from ptb_lm.config import preset_headline, recipe_of, resolve, to_toml
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model import backends, network
 from ptb_lm.training import graph_steps, steps
@@ -204,7 +205,7 @@ def test_the_page_shows_a_gpu_once_there_is_evidence(tmp_path: Path) -> None:
             ["--precision", "'auto', 'fp32', 'tf32' or 'bf16'", "'fp8'"],
         ),
         (["small", "--rounds", "0"], ["--rounds"]),
-        (["gal-medium-tied", "--against-stock"], ["--against-stock: stock is", "'variational'"]),
+        (["gal-medium-tied", "--against-stock"], ["--against-stock: stock is", '"variational"']),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], fragments: list[str]) -> None:
@@ -213,6 +214,28 @@ def test_a_mistake_is_one_line(arguments: list[str], fragments: list[str]) -> No
     error = outcome.err.splitlines()[-1]
     assert error.startswith("error: ")
     assert all(fragment in error for fragment in fragments), error
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "tied = true",
+        "dropout = { words = 0.0, input = 0.5, between = 0.0, output = 0.5, recurrent = 0.0 }",
+        'cell = "gru"',
+        "weight_decay = 1e-7",
+    ],
+)
+def test_stock_is_not_set_against_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    monkeypatch.setattr(measure, "_limits", None)  # nothing is measured
+    recipe = to_toml(recipe_of(resolve("medium")))
+    key = changed.partition(" ")[0]
+    (tmp_path / "other.toml").write_text(re.sub(rf"(?m)^{key} = .*$", changed, recipe))
+    outcome = ptb_lm("bench", str(tmp_path / "other.toml"), "--against-stock")
+    assert outcome.code == 2
+    section = "training" if "decay" in key else "model"
+    assert f"no weight decay, not one with {section}.{key} = " in outcome.err
 
 
 def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:

@@ -583,6 +583,7 @@ def test_an_error_of_ours_is_one_line_and_exit_code_1(monkeypatch: pytest.Monkey
         ("nowhere/scores.npz", "nowhere: no such folder; make it"),
         ("text/test.txt/scores.npz", "text/test.txt: not a folder"),
         ("text", "a folder; name a file"),
+        ("runs/a/scores-test.npz", "the scores that its run keeps; name another file"),
     ],
 )
 def test_a_place_where_scores_cannot_go_is_known_before_the_evaluation(
@@ -595,21 +596,32 @@ def test_a_place_where_scores_cannot_go_is_known_before_the_evaluation(
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("target", [LAST, "text/train.txt", "/dev/null"])
+def test_scores_take_the_place_of_no_other_file(target: str) -> None:
+    before = Path(target).read_bytes()
+    outcome = ptb_lm("eval", LAST, "--save-scores", target)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"error: --save-scores: {target}: ")
+    assert outcome.err.endswith("it is not replaced: name another file\n")
+    assert Path(target).read_bytes() == before
+
+
 def test_scores_that_cannot_be_written_are_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    done("eval", LAST, "--split", "valid", "--save-scores", "old.npz")
+    before = Path("old.npz").read_bytes()
     monkeypatch.setattr(os, "fsync", full)
     why = "cannot be written: No space left on device"
     new = ptb_lm("eval", LAST, "--save-scores", "new.npz")
     assert (new.code, new.err) == (1, f"error: new.npz: {why}\n")
-    Path("old.npz").write_bytes(b"old")
     old = ptb_lm("eval", LAST, "--save-scores", "old.npz")
     assert old.code == 1
     assert old.err == f"error: old.npz: {why}; what stood there before still stands\n"
-    assert Path("old.npz").read_bytes() == b"old"
+    assert Path("old.npz").read_bytes() == before
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -18,6 +18,7 @@ from ptb_lm.config import resolve, to_toml
 from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.report.paired import PairedComparison
+from ptb_lm.report.seed_spread import STUDENTS_T
 
 pytestmark = pytest.mark.usefixtures("empty_workplace")
 
@@ -275,52 +276,93 @@ def spread_of(seeds: Sequence[int], split: str) -> float:
     return statistics.stdev(perplexity_of(seed, split) for seed in seeds)
 
 
-def test_the_spread_of_both_recipes_is_taken_from_the_runs_beside_them() -> None:
-    for seed in (1, 2, 3):
+def test_the_quantiles_are_those_of_students_t() -> None:
+    for degrees, quantile in enumerate(STUDENTS_T, start=1):
+        factor = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2)
+        # The integral of the density by Simpson's rule.
+        x = np.linspace(0, quantile, 20_001)
+        density = (
+            factor / math.sqrt(degrees * math.pi) * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
+        )
+        weights = np.ones_like(x)
+        weights[1:-1:2], weights[2:-1:2] = 4, 2
+        within = 2 * float((weights * density).sum()) * x[1] / 3
+        assert within == pytest.approx(0.95, abs=6e-5), degrees
+
+
+def test_the_spread_of_both_recipes_is_taken_from_the_other_runs_beside_them() -> None:
+    for seed in (1, 2, 3, 4):
         make_run(f"runs/a-{seed}", seed=seed)
-    for seed in (4, 5):
+    for seed in (5, 6, 7):
         make_run(f"runs/b-{seed}", "model.hidden_size=300", seed=seed)
     make_run("runs/c", "model.hidden_size=400")  # of another recipe
     make_run("runs/d", seed=9, scored=False)  # unfinished
+    make_run("runs/g", seed=7, text="another")  # on what the texts were before
     (make_run("runs/e", seed=8) / "scores-test.npz").write_bytes(b"damaged")
     shutil.copytree("runs/a-1", "runs/f")  # a seed once
-    seen = difference("runs/a-1", "runs/b-4", "test")["seed_spread"]
-    expected = math.hypot(spread_of([1, 2, 3], "test"), spread_of([4, 5], "test"))
-    assert seen["deviation"] == pytest.approx(expected)
+    seen = difference("runs/a-1", "runs/b-5", "test")["seed_spread"]
+    # Of three others and of two: two degrees of freedom, and one.
+    squares = 2 * spread_of([2, 3, 4], "test") ** 2 + spread_of([6, 7], "test") ** 2
+    assert seen["deviation"] == pytest.approx(math.sqrt(2 * squares / 3))
+    assert seen["degrees_of_freedom"] == 3
+    assert seen["bound"] == pytest.approx(3.182 * seen["deviation"])
     assert seen["seeds"] == [3, 2]
     # Of a recipe of which there is but one seed, that of the other stands for it.
     seen = difference("runs/a-1", "runs/c", "test")["seed_spread"]
-    assert seen["deviation"] == pytest.approx(math.sqrt(2) * spread_of([1, 2, 3], "test"))
-    assert seen["seeds"] == [3, 1]
+    assert seen["deviation"] == pytest.approx(math.sqrt(2) * spread_of([2, 3, 4], "test"))
+    assert seen["seeds"] == [3, 0]
 
 
-def test_two_seeds_are_no_measure_of_themselves() -> None:
-    make_run("runs/a", seed=1)
-    make_run("runs/b", seed=2)
+def test_two_runs_are_no_measure_of_themselves() -> None:
+    for number, seed in enumerate((1, 2, 3)):
+        make_run(f"runs/{'abc'[number]}", seed=seed)
     assert difference("runs/a", "runs/b", "test")["seed_spread"] is None
-    assert "the seed spread is not known: too few seeds" in done("compare", "runs/a", "runs/b").out
-    make_run("other/c", seed=3)
-    seen = compared("runs/a", "runs/b", "other/c")["differences_from_first"][0]["test"]
-    assert seen["seed_spread"]["seeds"] == [3]
-    expected = math.sqrt(2) * spread_of([1, 2, 3], "test")
+    unknown = "the seed spread is not known: too few other seeds"
+    assert unknown in done("compare", "runs/a", "runs/b").out
+    make_run("other/d", seed=4)
+    seen = compared("runs/a", "runs/b", "other/d")["differences_from_first"][0]["test"]
+    assert seen["seed_spread"]["seeds"] == [2]
+    expected = math.sqrt(2) * spread_of([3, 4], "test")
     assert seen["seed_spread"]["deviation"] == pytest.approx(expected)
+
+
+def test_a_run_beside_them_without_a_test_text_counts_where_it_can() -> None:
+    for seed in (1, 2, 3, 4, 5):
+        run = make_run(f"runs/{seed}", seed=seed, data="text")
+        if seed == 5:  # made before there was a test text
+            (run / "scores-test.npz").unlink()
+    seen = compared("runs/1", "runs/2")["differences_from_first"][0]
+    assert seen["valid"]["seed_spread"]["seeds"] == [3]
+    assert seen["test"]["seed_spread"]["seeds"] == [2]
+
+
+def test_a_folder_of_texts_is_one_however_its_path_is_written() -> None:
+    for seed, data in ((1, "text"), (2, "./text"), (3, str(Path("text").absolute())), (4, "text/")):
+        make_run(f"runs/{seed}", seed=seed, data=data)
+    assert difference("runs/1", "runs/2", "test")["seed_spread"]["seeds"] == [2]
+    shown = done_json("report", *(f"runs/{seed}" for seed in (1, 2, 3, 4)))
+    assert len({row["group"] for row in shown["others"]}) == 1
+    for seed, data in ((1, "text"), (2, "./text")):
+        make_run(f"new/{seed}", seed=seed, data=data, scored=False)
+    assert difference("new/1", "new/2", "valid")["obstacle"] == ""
 
 
 @pytest.mark.parametrize(("shift", "within"), [(0.0, True), (1.0, False)])
 def test_whether_a_difference_is_within_the_seed_spread(shift: float, within: bool) -> None:
-    for seed in (1, 2, 3):
+    for seed in range(1, 7):
         make_run(f"runs/a-{seed}", seed=seed)
-    run = make_run("runs/b", "model.hidden_size=300", seed=4)
+    run = make_run("runs/b", "model.hidden_size=300", seed=7)
     scores = load_scores(run / "scores-test.npz")
     better = Scores("x", scores.text, scores.log_probabilities + np.float32(shift))
     save_scores(better, run / "scores-test.npz")
     seen = difference("runs/a-1", "runs/b", "test")
-    bound = 2 * math.sqrt(2) * spread_of([1, 2, 3], "test")
+    bound = 2.776 * math.sqrt(2) * spread_of(range(2, 7), "test")
     assert (abs(seen["perplexity"]) <= bound) is within
     assert seen["within_seed_spread"] is within
     word = "within" if within else "beyond"
-    line = f"{word} the seed spread: 2 standard deviations of a difference are {bound:.2f}"
-    assert f"{line} (3 and 1 seeds)" in done("compare", "runs/a-1", "runs/b").out
+    line = f"{word} the seed spread: 95 % of the differences that seeds alone make are at most"
+    shown = done("compare", "runs/a-1", "runs/b").out
+    assert f"{line} {bound:.2f} (from 5 and 0 other seeds)" in shown
 
 
 # Target by target
@@ -341,6 +383,22 @@ def test_a_paired_comparison_by_hand() -> None:
     assert (seen.first_better, seen.second_better, seen.targets) == (0.5, 0.25, 4)
     turned = PairedComparison.of(second, first)
     assert (turned.nll_difference, turned.first_better) == (-0.75, 0.25)
+
+
+def test_who_predicts_more_targets_better_is_said_of_whom_it_is_true() -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        make_run(f"runs/{name}", seed=seed)
+    run = Path("runs/b")
+    scores = load_scores(run / "scores-test.npz")
+    better = Scores("x", scores.text, scores.log_probabilities + np.float32(0.7))
+    save_scores(better, run / "scores-test.npz")
+    paired = difference("runs/a", "runs/b", "test")["paired"]
+    shares = paired["first_better"], paired["second_better"]
+    assert shares[0] < shares[1]
+    assert (
+        f"a predicts {100 * shares[0]:.1f} % of them better, b {100 * shares[1]:.1f} %"
+        in done("compare", "runs/a", "runs/b").out
+    )
 
 
 def test_a_paired_comparison_of_too_little_or_of_the_impossible() -> None:
@@ -391,7 +449,7 @@ def test_the_committed_evidence_is_compared_without_torch_and_not_changed() -> N
     # The paired mean is the difference of the logarithms of the perplexities.
     perplexities = [result["reached"]["test"]["perplexity"] for result in seen["results"]]
     assert mean == pytest.approx(math.log(perplexities[1] / perplexities[0]))
-    assert min(test["seed_spread"]["seeds"]) >= 3
+    assert min(test["seed_spread"]["seeds"]) >= 2
     assert [contents(run) for run in runs] == before
 
 

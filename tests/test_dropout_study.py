@@ -85,3 +85,16 @@ def test_a_study_leaves_evidence_of_each_member_and_its_table(
     config.write_text(config.read_text().replace('precision = "fp32"', 'precision = "bf16"'))
     with pytest.raises(InputError, match=r"all-seed2: not comparable with .*all-seed1"):
         reproduction_page.study_block(Path("results"))
+
+
+def test_after_a_member_that_failed_the_tables_are_rewritten_all_the_same(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[None] = []
+    monkeypatch.setattr(make_table, "main", lambda: written.append(None))
+    monkeypatch.setattr("sys.argv", ["dropout_study.py", "--seeds", "1"])
+    Path("runs/dropout-study").mkdir(parents=True)
+    Path("runs/dropout-study/all-seed1").write_text("no folder")
+    assert dropout_study.main() == 1
+    assert len(written) == 1
+    assert "the paper's) |" in capsys.readouterr().out

@@ -1,15 +1,17 @@
 """The report: figures by hand, which runs go together, what each form of it shows, mistakes."""
 
+import html
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,13 +19,14 @@ from cli_support import Outcome, contents, done, ptb_lm
 from reproduction_page import schedule_block
 from schedule_study import schedule_member
 
-from ptb_lm.config import presets_folder, resolve, to_toml
+from ptb_lm.config import presets_folder, resolve, to_toml, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import save_scores
 from ptb_lm.evaluation.scores import ScoredText, Scores
+from ptb_lm.report import curves as drawings
 from ptb_lm.report.averages import Estimate, disjoint_groups
 from ptb_lm.report.comparison import NOT_YET_RUN
-from ptb_lm.report.curves import Curve, mean_curve
+from ptb_lm.report.curves import PAPER_WHITE, Curve, mean_curve
 from ptb_lm.report.evidence import read_evidence, read_run, read_runs
 from ptb_lm.report.groups import grouped
 from ptb_lm.report.published import AVERAGED, ELSEWHERE, PUBLISHED, TABLE_1
@@ -194,6 +197,21 @@ def test_every_figure_of_the_paper_is_a_row_before_there_is_a_run_of_it() -> Non
     assert "large, average of 5" not in found  # which the paper does not give
 
 
+def test_the_papers_figures_are_those_of_its_table() -> None:
+    """Table 1 of arXiv 1409.2329, validation and test, copied from the paper once more."""
+    table = {
+        "small": {1: (120.7, 114.5), 2: (100.4, 96.1), 5: (87.9, 84.1), 10: (83.5, 80.0)},
+        "medium": {1: (86.2, 82.7), 2: (80.6, 77.0), 5: (76.7, 73.3), 10: (75.2, 72.0)},
+        "large": {1: (82.2, 78.4), 2: (76.9, 73.6), 10: (72.8, 69.5), 38: (71.9, 68.7)},
+    }
+    for name, figures in table.items():
+        for members, pair in figures.items():
+            published = TABLE_1[name].of_members(members)
+            assert published is not None
+            assert (published.valid, published.test) == pair, (name, members)
+        assert figures.keys() - {1} == TABLE_1[name].averages.keys()
+
+
 def test_what_others_have_published_stands_beside_ours() -> None:
     make_seeds(2)
     make_run("results/bf16", precision="bf16")
@@ -350,6 +368,15 @@ def test_the_machine_is_named_with_what_it_gave(environment: Any, machine: str) 
     folder = make_run("runs/a")
     (folder / "environment.json").write_text(json.dumps([environment]))
     assert read_run(folder).machine == machine
+
+
+def test_a_folder_of_something_else_beside_runs_is_left_out() -> None:
+    """As ``runs/*/`` names the folders of the studies too."""
+    make_run("runs/a")
+    Path("runs/a-study/text").mkdir(parents=True)
+    outcome = done("report", "runs/a", "runs/a-study", "--json")
+    assert outcome.err == "runs/a-study: no run folder, as it has no config.toml; left out\n"
+    assert json.loads(outcome.out) == json.loads(done("report", "runs/a", "--json").out)
 
 
 def test_a_run_named_twice_counts_once() -> None:
@@ -571,11 +598,28 @@ def test_the_pages_tables_have_the_figures(written: tuple[Path, Outcome]) -> Non
             assert held["status"] in line
             continue
         valid, test = (held[split] for split in SCORED_SPLITS)
-        assert line[5] == f"{valid['mean']:.2f}"
-        assert line[7] == f"{test['mean']:.2f}"
-        spread = "" if test["deviation"] is None else f"± {test['deviation']:.2f}"
-        assert line[8] == spread
+        for place, seen in ((5, valid), (7, test)):
+            spread = "" if seen["deviation"] is None else f"± {seen['deviation']:.2f}"
+            assert line[place : place + 2] == [f"{seen['mean']:.2f}", spread]
+        percent = held["difference_percent"]
+        assert line[9:11] == [
+            f"{percent[split]:+.1f}" if percent else "" for split in SCORED_SPLITS
+        ]
         assert line[-2:] == ["20 columns, 5", "one stream, 7"]
+
+
+def test_a_title_is_drawn_as_it_is_whatever_it_says() -> None:
+    make_run("runs/a")
+    name = f'id="q" href="#z" {PAPER_WHITE} \x07'
+    text = Path("runs/a/config.toml").read_text()
+    Path("runs/a/config.toml").write_text(
+        text.replace('config = "small"', f"config = {toml_value(name)}")
+    )
+    done("report", "runs/a", "--out", "out")
+    (svg,) = Path("out").glob("*.svg")
+    ElementTree.parse(svg)
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert f'id="q" href="#z" {PAPER_WHITE}' in html.unescape(page.partition("<svg")[2])
 
 
 def test_curves_are_the_same_bytes_each_time(written: tuple[Path, Outcome]) -> None:
@@ -607,6 +651,25 @@ def test_the_curve_is_that_of_the_epochs_ends() -> None:
     assert curve.learning_rate[:2] == [1.0, 0.5]
     assert all(math.isnan(column[2]) for column in (curve.train, curve.valid, curve.learning_rate))
     done("report", "runs/a", "--out", "diverged")
+
+
+def test_what_is_drawn_is_what_was_recorded() -> None:
+    from matplotlib.figure import Figure
+
+    make_seeds(2)
+    (group,) = [group for group in grouped(read_evidence(Path("results"))) if group.runs]
+    figure = Figure()
+    drawings._draw(figure, group)
+    above, _ = figure.axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in above.get_lines()}
+    of_runs = [Curve.of(run) for run in group.runs]
+    for kind in ("train", "valid"):
+        (label,) = [
+            name for name in drawn if str(name).startswith(f"{kind}") and "paper" not in name
+        ]
+        np.testing.assert_allclose(drawn[label], mean_curve(of_runs, kind)[1])
+    (paper,) = [name for name in drawn if "in the paper" in str(name)]
+    assert set(drawn[paper]) == {TABLE_1["small"].valid}
 
 
 def test_the_mean_curve_is_over_the_epochs_that_all_have() -> None:
@@ -649,8 +712,9 @@ def test_a_report_imports_no_torch() -> None:
 # The table of the README
 
 
-def test_several_seeds_are_one_row_of_the_readme_with_a_link_to_each() -> None:
+def test_several_seeds_are_one_row_of_the_readme() -> None:
     make_seeds(2)
+    make_seeds(3, precision="bf16")
     shown = [cells(line) for line in results_table(read_evidence(Path("results"))).splitlines()]
     small, average, medium, large = shown[2:6]
     (mean, other), (both, both_test) = (
@@ -658,19 +722,15 @@ def test_several_seeds_are_one_row_of_the_readme_with_a_link_to_each() -> None:
         for title in ("small, non-regularized", "small, average of 2")
     )
     figures = " / ".join(f"{each['mean']:.2f} ± {each['deviation']:.2f}" for each in (mean, other))
-    assert small[3] == f"**{figures}**"
-    assert small[4:6] == [
-        "fp32, [1](results/small-fp32-1), [2](results/small-fp32-2)",
-        "3 to 6 (1 thread, Z80)",
-    ]
-    assert average[:3] == ["small, average of 2", "", "100.4 / 96.1"]
-    assert average[3] == f"**{both['mean']:.2f} / {both_test['mean']:.2f}**"
-    assert average[4] == "fp32, 1 group of 2"
-    assert [line[3] for line in (medium, large)] == [NOT_YET_RUN] * 2
-    models = len(PUBLISHED)
-    assert (
-        len([line for line in shown if len(line) == 6]) == 3 + models
-    )  # no row of an average not made
+    difference = rows()["small, non-regularized"][0]["difference_percent"]
+    percent = f"{difference['valid']:+.1f} / {difference['test']:+.1f} %"
+    assert small[1:] == ["120.7 / 114.5", f"**{figures}**", percent, "2 seeds", "fp32"]
+    assert average[:2] == ["small, average of 2", "100.4 / 96.1"]
+    assert average[2] == f"**{both['mean']:.2f} / {both_test['mean']:.2f}**"
+    assert average[4:] == ["1 group of 2", "fp32"]
+    assert [line[2] for line in (medium, large)] == [NOT_YET_RUN] * 2
+    # No row of an average that is not made, or that the paper has not, or of another precision.
+    assert len([line for line in shown if len(line) == 6]) == 3 + len(PUBLISHED)
 
 
 def test_unfinished_evidence_makes_no_table() -> None:
@@ -680,6 +740,30 @@ def test_unfinished_evidence_makes_no_table() -> None:
 
 
 # Mistakes
+
+
+def scores_of_another_split() -> None:
+    run = make_run("runs/a")
+    shutil.copy(run / "scores-valid.npz", run / "scores-test.npz")
+
+
+def scores_of_another_way() -> None:
+    text = ScoredText("test", "stream", 1, "ptb-test", 10_000, "a cache of 50 states")
+    save_scores(
+        Scores("x", text, log_probabilities(1, "test")), make_run("runs/a") / "scores-test.npz"
+    )
+
+
+@pytest.mark.parametrize("make", [scores_of_another_split, scores_of_another_way])
+@pytest.mark.parametrize("command", [["report"], ["watch", "--once"]])
+def test_scores_that_are_not_a_runs_own_are_refused(
+    make: Callable[[], None], command: list[str]
+) -> None:
+    make()
+    outcome = ptb_lm(*command, "runs/a")
+    assert outcome.code == 2
+    assert "runs/a/scores-test.npz: holds scores of " in outcome.err
+    assert "not a run's of test; remove it" in outcome.err
 
 
 def seed_twice() -> None:

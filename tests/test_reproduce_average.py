@@ -159,6 +159,22 @@ def test_no_more_run_at_once_than_asked_and_they_share_the_cores(checkout: Path)
     assert {threads for *_, threads in lines[:4]} == {str(max(1, cores // 2))}
 
 
+def test_a_member_is_of_the_precision_asked_for(checkout: Path) -> None:
+    member = Member.of("tiny.toml", 3, "bf16")
+    assert member.name == "tiny-bf16-seed3"
+    words = " ".join(member.command)
+    assert "--precision bf16" in words
+    assert "--seed 3" in words
+
+
+def test_a_ctrl_c_in_the_terminal_reaches_a_member_once(checkout: Path) -> None:
+    """It goes to every process of the terminal's group, so a member is in a group of its own."""
+    note = "import os; print(os.getpgid(0) == os.getpid())"
+    member = Member("m", (sys.executable, "-c", note))
+    assert make_members([member], 1, NEVER) == []
+    assert member.log.read_text().strip() == "True"
+
+
 def test_a_single_member_has_every_core(checkout: Path) -> None:
     note = "import os; print(os.environ['OMP_NUM_THREADS'])"
     member = Member("m", (sys.executable, "-c", note))

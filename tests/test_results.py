@@ -9,7 +9,7 @@ import pytest
 from adapting_page import FOLDER, WAYS
 from make_table import PAGES
 from promises import PROMISES
-from reproduction_page import TITLES, study_runs
+from reproduction_page import SCHEDULE, TITLES, study_runs
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
@@ -239,6 +239,32 @@ def test_the_papers_claim_is_seen_in_the_study() -> None:
         for way in TITLES
     }
     assert test["non-recurrent"] < test["all"] < test["none"]
+
+
+SCHEDULE_RUNS = read_evidence(ROOT / "results" / SCHEDULE)
+
+
+@pytest.mark.parametrize("run", SCHEDULE_RUNS, ids=lambda run: run.name)
+def test_the_schedule_study_is_whole_and_from_a_clean_checkout(run) -> None:
+    assert recipe_of(run.config) == recipe_of(resolve("small", ["training.constant_epochs=5"]))
+    assert [line["epoch"] for line in run.epochs] == list(range(1, 14))
+    assert [line["lr"] for line in run.epochs[:7]] == [1.0] * 5 + [0.5, 0.25]
+    environment = json.loads(run.folder.environment.read_text())
+    assert all(len(part["commit"]) == 40 for part in environment)
+
+
+def test_by_the_codes_schedule_small_is_as_published() -> None:
+    """Single models are worse than by the text's schedule; averages of two are not."""
+    by_text = [run for run in EVIDENCE if run.config.run_name.startswith("small-seed")]
+    for split in ("valid", "test"):
+        single, pairs = (
+            [reached_by(runs, size).perplexity[split].mean for runs in (by_text, SCHEDULE_RUNS)]
+            for size in (1, 2)
+        )
+        published = getattr(TABLE_1["small"], split)
+        assert 1.5 < single[1] - single[0] < 2.5
+        assert single[1] == pytest.approx(published, rel=0.01)
+        assert pairs[1] < pairs[0]
 
 
 TEST_TIME = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from ptb_lm.bench.timed_process import Spread, timed_process
 from ptb_lm.bench.worker import WORDS, Subject
-from ptb_lm.config import Config
+from ptb_lm.config import Config, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.model.cells import CELLS
 
@@ -71,19 +71,16 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     """Measure a preset: limit, then training and stock by turns, then evaluation.
 
     Raises:
-        InputError: there is no such preset or precision, or stock is not here, as in an
-            installation without the source tree.
+        InputError: there is no such preset or precision, or stock is another model, or is not here,
+            as in an installation without the source tree.
         PtbLmError: a process that measures failed.
     """
     config = subject.config()
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
     model = config.model
-    if against_stock and (model.cell != "lstm" or model.dropout_on not in STOCK_DROPOUT):
-        raise InputError(
-            f"--against-stock: stock is an LSTM with dropout on the non-recurrent connections, not "
-            f"model.cell = {model.cell!r} with model.dropout_on = {model.dropout_on!r}"
-        )
+    if against_stock:
+        _require_stock(config)
     limit, bytes_rate = _limits(subject, rounds)
     stocks = {"stock": _stock_command(subject)} if against_stock else {}
     if against_stock and subject.device == "cuda":
@@ -101,7 +98,8 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
         evaluated = [evaluation.work(thousands) for _ in range(rounds)]
 
     options = config.training
-    recurrent_bytes = 4 * model.hidden_size**2 * model.layers * FLOAT_BYTES[subject.precision]
+    recurrent_weights = CELLS[model.cell].gates * model.hidden_size**2 * model.layers
+    recurrent_bytes = recurrent_weights * FLOAT_BYTES[subject.precision]
     return BenchRow(
         **asdict(subject),
         training=training,
@@ -116,6 +114,25 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
         training_bytes=training_bytes,
         evaluation_bytes=int(evaluated[-1]["peak_bytes"]),
     )
+
+
+def _require_stock(config: Config) -> None:
+    """Raise InputError if a model is another than PyTorch's parts are put together to."""
+    model, rates = config.model, config.model.dropout_rates
+    distinct = {rates.input, rates.output, *([rates.between] if model.layers > 1 else [])}
+    for key, value, is_stock in (
+        ("model.cell", model.cell, model.cell == "lstm"),
+        ("model.dropout_on", model.dropout_on, model.dropout_on in STOCK_DROPOUT),
+        ("model.dropout", model.dropout, len(distinct) == 1),
+        ("model.tied", model.tied, not model.tied),
+        ("training.weight_decay", config.training.weight_decay, not config.training.weight_decay),
+    ):
+        if not is_stock:
+            raise InputError(
+                "--against-stock: stock is an untied LSTM with one rate of dropout on the "
+                f"non-recurrent connections and no weight decay, not one with {key} = "
+                f"{toml_value(value)}"
+            )
 
 
 def _limits(subject: Subject, rounds: int) -> tuple[float, float]:
@@ -197,7 +214,7 @@ def _stock_command(subject: Subject) -> list[str]:
         "layers": model.layers,
         "streams": training.batch_size,
         "steps": training.unrolled_steps,
-        "dropout": model.dropout_rates.between,
+        "dropout": model.dropout_rates.output,
         "clip": training.clip_norm,
         "init-range": model.init_range,
         "device": subject.device,

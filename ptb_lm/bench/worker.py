@@ -24,6 +24,7 @@ import torch
 from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.model.backends import configure_backends, matmul_routes
+from ptb_lm.model.cells import CELLS
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
@@ -149,7 +150,7 @@ def limit(subject: Subject) -> Iterator[Task]:
     """
     config, device = subject.config(), subject.device
     hidden, streams = config.model.hidden_size, config.training.batch_size
-    window = config.training.unrolled_steps * streams
+    window, gates = config.training.unrolled_steps * streams, CELLS[config.model.cell].gates
     configure_backends(subject.precision)
     routes, backends = matmul_routes(), cast(Any, torch.backends)
     if device == "cuda":
@@ -162,9 +163,9 @@ def limit(subject: Subject) -> Iterator[Task]:
         (window, hidden, WORDS),  # the softmax forward, then its two gradients
         (window, WORDS, hidden),
         (WORDS, window, hidden),
-        (window, hidden, 4 * hidden),  # a layer's input, and its gradient
-        (4 * hidden, window, hidden),
-        (streams, hidden, 4 * hidden),  # a step's recurrent product
+        (window, hidden, gates * hidden),  # a layer's input, and its gradient
+        (gates * hidden, window, hidden),
+        (streams, hidden, gates * hidden),  # a step's recurrent product
     ]
     factors = [(torch.rand(m, k, **kind), torch.rand(k, n, **kind)) for m, k, n in shapes]
     memory = torch.ones(2**26, device=device)  # 256 MB, more than any cache holds

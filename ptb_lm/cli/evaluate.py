@@ -43,7 +43,11 @@ def evaluate(
     ] = None,
     save_scores: Annotated[
         Path | None,
-        typer.Option(metavar="F.npz", help="Save the log-probability of each target."),
+        typer.Option(
+            metavar="F.npz",
+            help="Save the log-probability of each target; with --mc-samples, --dynamic or --cache "
+            "those of that way.",
+        ),
     ] = None,
     mc_samples: Annotated[
         int,
@@ -142,7 +146,13 @@ def evaluate(
 
 
 def _require_place(save_scores: Path) -> None:
-    """Raise InputError if a file cannot be put there, before what it is to hold is computed."""
+    """Raise InputError if a file cannot be put there, before what it is to hold is computed.
+
+    An older score file is replaced; no other file is, and none that a run keeps.
+    """
+    from ptb_lm.evaluation.score_file import load_scores
+    from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
+
     folder = save_scores.parent
     # Not Path's, which raise of a name that is too long.
     if not os.path.isdir(folder):  # noqa: PTH112
@@ -152,6 +162,18 @@ def _require_place(save_scores: Path) -> None:
         )
     if os.path.isdir(save_scores):  # noqa: PTH112
         raise InputError(f"--save-scores {save_scores}: a folder; name a file, as in F.npz")
+    run = RunFolder(folder)
+    if run.config.is_file() and save_scores in map(run.scores, SCORED_SPLITS):
+        raise InputError(
+            f"--save-scores {save_scores}: the scores that its run keeps; name another file"
+        )
+    if save_scores.exists():
+        try:
+            load_scores(save_scores)
+        except InputError as error:
+            raise InputError(
+                f"--save-scores: {error}; it is not replaced: name another file"
+            ) from None
 
 
 def _require(option: str, value: object, **settings: object) -> None:

@@ -14,7 +14,8 @@ RMS_norm is sqrt(MS_g) by its average over all weights. Backpropagation ends at 
 segment, while the hidden state goes on.
 
 Here L is the NLL summed over a segment's tokens, and for MS_g averaged over streams, as the
-objective of training is; with a mean in its place, rates would be that many times larger.
+objective of training is. With a mean over a segment in its place, the rate of SGD would be so many
+times larger, and the epsilon of RMS as many times smaller.
 
 Shapes: T steps of a segment, B streams, V words, H hidden units.
 """

@@ -16,6 +16,7 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.evaluation.scores import (
+    PAPER_PROTOCOL,
     PROTOCOLS,
     USUAL,
     ScoredText,
@@ -32,9 +33,6 @@ from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.run import Run
 
 logger = logging.getLogger(__name__)
-
-PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
-"""How the paper's figure of each split is made; a text of the user's is one stream."""
 
 
 def scored_text(
@@ -261,6 +259,8 @@ def evaluate_checkpoints(
         if model.vocabulary.sha256 != vocabulary.sha256:
             differs = model.vocabulary.differs_from(vocabulary, str(paths[0]))
             raise InputError(f"{path}: {differs}; evaluate them one at a time")
+        for way in ways:
+            way.scorer(model, request.data_dir)  # what it refuses is refused before a text is read
         if tokens is None or request.text is None:  # else each has data of its own
             tokens = _tokens(model, request, stop)
         for way, scores in zip(ways, members, strict=True):

@@ -14,12 +14,13 @@ from ptb_lm.corpus.load import Corpus, data_directory, require_corpus
 from ptb_lm.corpus.ptb import is_installed
 from ptb_lm.durable import current_folder_is_in, durable_folder, still_stands
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.evaluation.evaluate import PAPER_PROTOCOL, score_text, scored_text
+from ptb_lm.evaluation.evaluate import score_text, scored_text
 from ptb_lm.evaluation.exported_readme import exported_readme
-from ptb_lm.evaluation.scores import Scores
+from ptb_lm.evaluation.scores import PAPER_PROTOCOL, Scores
 from ptb_lm.evaluation.texts import corpus_of
 from ptb_lm.evaluation.trained import TrainedModel, read_model, trained_model
 from ptb_lm.lock import place_held
+from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.training.environment import choose_device
@@ -31,7 +32,6 @@ from ptb_lm.training.exported import (
     is_exported,
     load_exported,
 )
-from ptb_lm.training.memory import memory_errors_explained
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 logger = logging.getLogger(__name__)

@@ -22,6 +22,9 @@ from ptb_lm.errors import InputError
 from ptb_lm.model.perplexity import perplexity
 
 PROTOCOLS = ("stream", "columns")
+PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
+"""How the paper's figure of each split is made; a text of the user's is one stream."""
+
 USUAL = "usual"
 """The way of the paper: no dropout, fixed weights, nothing remembered but the hidden state."""
 

@@ -165,7 +165,10 @@ def curves_title(group: Group) -> str:
             ", unfinished" if unfinished == len(seeds) else f", {unfinished} of them unfinished"
         )
     data = "Penn Treebank" if group.data == "ptb" else group.data
-    return f"{group.title}: {data}, {group.config.run.precision}, {which}"
+    title = f"{group.title}: {data}, {group.config.run.precision}, {which}"
+    return "".join(
+        letter if letter.isprintable() else " " for letter in title
+    )  # XML takes no others
 
 
 def _draw_perplexity(axes: "Axes", curves: Sequence[Curve], group: Group) -> None:

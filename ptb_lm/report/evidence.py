@@ -13,7 +13,7 @@ from ptb_lm.config import Config, load_config
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import load_scores
-from ptb_lm.evaluation.scores import Scores
+from ptb_lm.evaluation.scores import PAPER_PROTOCOL, USUAL, Scores
 from ptb_lm.lock import holder
 from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
 
@@ -90,8 +90,25 @@ def read_run(path: Path) -> Evidence:
     """
     folder = run_folder_at(path)
     config = load_config(folder.config)
-    scored = splits_scored(folder, config.run.data)
-    return Evidence(folder, config, {split: load_scores(folder.scores(split)) for split in scored})
+    return Evidence(folder, config, read_scores(folder, config.run.data))
+
+
+def read_scores(folder: RunFolder, data: str) -> dict[str, Scores]:
+    """Read a run's scores by split; none while they are not all there.
+
+    Raises:
+        InputError: a file is damaged, or holds what its name does not say: the scores of another
+            split, or those of another way or protocol than the paper's.
+    """
+    scores = {split: load_scores(folder.scores(split)) for split in splits_scored(folder, data)}
+    for split, each in scores.items():
+        text = each.text
+        if (text.split, text.protocol, text.way) != (split, PAPER_PROTOCOL[split], USUAL):
+            raise InputError(
+                f"{each.name}: holds scores of {text.split}, {text.layout}, way {text.way!r}, not "
+                f"a run's of {split}; remove it, and `ptb-lm train --resume` makes it anew"
+            )
+    return scores
 
 
 def splits_scored(folder: RunFolder, data: str) -> tuple[str, ...]:
@@ -137,7 +154,7 @@ def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
     Raises:
         InputError: as :func:`read_run` does, or there is no run under ``results``.
     """
-    named = {path.resolve(): path for path in paths or runs_in(results)}
+    named = {path.resolve(): path for path in _only_runs(paths) or runs_in(results)}
     if not named:
         raise InputError(
             f"{results}: no run in it; name run folders, as in `ptb-lm report runs/*/`"
@@ -152,6 +169,17 @@ def read_runs(paths: Sequence[Path], results: Path) -> list[Evidence]:
                 path,
                 f"; {resume}" if process is None else " yet; a training is at work in it",
             )
+    return runs
+
+
+def _only_runs(paths: Sequence[Path]) -> list[Path]:
+    """Leave out, with a warning, the folders of other things that ``runs/*/`` names too."""
+    runs = [path for path in paths if RunFolder(path).config.is_file()]
+    others = [path for path in paths if path not in runs]
+    if not runs or not all(path.is_dir() for path in others):
+        return list(paths)  # a mistake, which is told of when they are read
+    for path in others:
+        logger.warning("%s: no run folder, as it has no config.toml; left out", path)
     return runs
 
 

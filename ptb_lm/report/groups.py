@@ -1,5 +1,6 @@
 """Runs put together that differ in nothing but their seed."""
 
+import os
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from itertools import chain, count, pairwise
 from pathlib import PurePath
 
 from ptb_lm.config import Config, preset_names, recipe_of, resolve, toml_value
+from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText
 from ptb_lm.report.evidence import Evidence
@@ -92,7 +94,13 @@ def grouped(runs: Sequence[Evidence]) -> list[Group]:
 def all_but_seed(config: Config) -> Hashable:
     """Return what runs share that differ in nothing but their seed."""
     options = config.run
-    return options.config, recipe_of(config), options.data, options.precision
+    return options.config, recipe_of(config), data_of(config), options.precision
+
+
+def data_of(config: Config) -> str:
+    """Return what a run was made of, the same of a folder however its path was written."""
+    data = config.run.data
+    return data if data in BUILT_IN else os.path.abspath(data)  # noqa: PTH100 - not to resolve it
 
 
 def _require_comparable(members: list[Evidence]) -> None:

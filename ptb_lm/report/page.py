@@ -156,11 +156,16 @@ def inline_svg(drawing: bytes, name: str) -> str:
     """Return an SVG file as a part of a page: in its colours, and with identifiers of its own."""
     text = drawing.decode("utf-8")
     svg = text[text.index("<svg") :].strip()  # what is before names the standard by its address
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for colour, variable in THEME.items():
-        svg = svg.replace(colour, variable)
-    return svg
+
+    def adapted(tag: re.Match[str]) -> str:
+        of_page = re.sub(r'\bid="', f'id="{name}-', tag[0])
+        of_page = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", of_page)
+        for colour, variable in THEME.items():
+            of_page = of_page.replace(colour, variable)
+        return of_page
+
+    # What is between tags are words of the user's, in which no "<" stands as such.
+    return re.sub(r"<[^>]*>", adapted, svg)
 
 
 def _table(head: str, rows: Sequence[str]) -> str:
@@ -197,8 +202,10 @@ def _elsewhere_row(figure: Elsewhere, ours: list[Row]) -> str:
     valid = "not given" if figure.valid is None else f"{figure.valid}"
     cells = [valid, f"{figure.test}"]
     for split in SCORED_SPLITS:
-        reached = [row.reached.perplexity[split] for row in ours if row.reached]
-        cells.append("<br>".join(map(str, reached)))
+        reached = [
+            f"{row.reached.perplexity[split]} ({row.precision})" for row in ours if row.reached
+        ]
+        cells.append("<br>".join(reached))
     return f'<th scope="row">{escape(figure.model)}</th><td>{escape(figure.source)}</td>' + "".join(
         map(_number, cells)
     )

@@ -3,23 +3,20 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from ptb_lm.config import load_config
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import figure
 from ptb_lm.report.averages import Scored
-from ptb_lm.report.evidence import Evidence, read_run, run_folder_at, runs_in
-from ptb_lm.report.groups import all_but_seed
+from ptb_lm.report.evidence import Evidence, read_run, run_folder_at
+from ptb_lm.report.groups import data_of
 from ptb_lm.report.paired import PairedComparison
 from ptb_lm.report.published import percent_above
+from ptb_lm.report.seed_spread import Pair, SeedSpread, siblings_of
 from ptb_lm.training.elapsed import number_in
 from ptb_lm.training.run_folder import SCORED_SPLITS
-
-WITHIN_DEVIATIONS = 2
-"""As many standard deviations of a difference as seeds alone make is taken to be the seeds'."""
 
 OF_THE_RUN = ("from_step", "steps_per_epoch")
 """What an environment holds that is not the machine's or the program's."""
@@ -83,24 +80,6 @@ class Results:
             words_per_second=statistics.harmonic_mean(rates) if rates else nan,
             minutes=number_in(ends[-1], "seconds") / 60 if ends else nan,
         )
-
-
-@dataclass(frozen=True)
-class SeedSpread:
-    """What seeds alone make of the difference of two runs.
-
-    Attributes:
-        deviation: the standard deviation of the difference of two runs' perplexities.
-        seeds: how many seeds of the first run's recipe and of the other's it is estimated from;
-            one number where both are of one recipe.
-    """
-
-    deviation: float
-    seeds: tuple[int, ...]
-
-    def explains(self, difference: float) -> bool:
-        """Whether a difference is one that two seeds may well have."""
-        return abs(difference) <= WITHIN_DEVIATIONS * self.deviation
 
 
 @dataclass(frozen=True)
@@ -176,7 +155,7 @@ def side_by_side(runs: Sequence[Evidence]) -> SideBySide:
     results = [Results.of(run) for run in runs]
     last = {each.epochs_done for each in results}
     common = min(last) if len(last) > 1 and min(last) > 0 else None
-    siblings = _siblings(runs)
+    siblings = siblings_of(runs)
     return SideBySide(
         names=_names(runs),
         config=_differing([_flat(run.config.model_dump()) for run in runs]),
@@ -237,9 +216,6 @@ def _valid_at(run: Evidence, epoch: int) -> float:
     return number_in(ends[epoch], "valid/perplexity") if epoch in ends else nan
 
 
-Pair = tuple[Evidence, Evidence]
-
-
 def _difference(
     split: str, runs: Pair, results: tuple[Results, Results], siblings: Sequence[Evidence]
 ) -> Difference:
@@ -258,7 +234,7 @@ def _difference(
         percent = percent_above(other.perplexity, first.perplexity)
     if first.scored and other.scored and not obstacle:
         paired = PairedComparison.of(*(run.scores[split] for run in runs))
-        spread = _seed_spread(split, runs, siblings)
+        spread = SeedSpread.of(split, runs, siblings)
     return Difference(split, obstacle, remark, perplexity, percent, spread, paired)
 
 
@@ -269,8 +245,10 @@ def _obstacle(runs: Pair, first: Reached, other: Reached) -> str:
         if mine.vocabulary_size != theirs.vocabulary_size:
             return f"vocabularies of {mine.vocabulary_size:,} and {theirs.vocabulary_size:,} words"
         return "" if mine.text_sha256 == theirs.text_sha256 else "two texts"
-    data = [run.config.run.data for run in runs]
-    return "" if data[0] == data[1] else f"the vocabularies of {data[0]} and of {data[1]}"
+    if data_of(runs[0].config) == data_of(runs[1].config):
+        return ""
+    names = (run.config.run.data for run in runs)
+    return f"the vocabularies of {' and of '.join(names)}"
 
 
 def _remark(first: Reached, other: Reached) -> str:
@@ -279,48 +257,6 @@ def _remark(first: Reached, other: Reached) -> str:
         return ""
     mine, theirs = first.scored.text.layout, other.scored.text.layout
     return "" if mine == theirs else f"in {theirs} against {mine}"
-
-
-def _siblings(runs: Sequence[Evidence]) -> list[Evidence]:
-    """Return the finished runs named, and those beside them of the same recipes, a seed once."""
-    keys = {all_but_seed(run.config) for run in runs}
-    found = {(all_but_seed(run.config), run.config.run.seed): run for run in runs if run.finished}
-    folders = {run.folder.path.resolve().parent for run in runs}
-    for path in sorted(path for folder in folders for path in runs_in(folder)):
-        try:
-            config = load_config(path / "config.toml")
-            key = (all_but_seed(config), config.run.seed)
-            if key[0] in keys and key not in found and (run := read_run(path)).finished:
-                found[key] = run
-        except InputError:  # it was not asked for, and only adds to what is known
-            continue
-    return list(found.values())
-
-
-def _seed_spread(split: str, runs: Pair, siblings: Sequence[Evidence]) -> SeedSpread | None:
-    """Estimate what seeds alone make of the difference of finished runs, if there are enough.
-
-    The variances of the two recipes add up; of which there is but one seed has that of the other.
-    Two seeds of one recipe need a third beside them: they are no measure of themselves.
-    """
-    keys = {all_but_seed(run.config): run for run in runs}
-    least = 3 if len(keys) == 1 else 2
-    perplexities = [_of_seeds(split, run, siblings) for run in keys.values()]
-    variances = [statistics.variance(each) for each in perplexities if len(each) >= least]
-    if not variances:
-        return None
-    return SeedSpread(sqrt(2 * statistics.fmean(variances)), tuple(map(len, perplexities)))
-
-
-def _of_seeds(split: str, run: Evidence, siblings: Sequence[Evidence]) -> list[float]:
-    """Return the perplexities of a run's recipe by its seeds, on the text that the run scored."""
-    return [
-        each.scores[split].perplexity
-        for each in siblings
-        if all_but_seed(each.config) == all_but_seed(run.config)
-        and each.scores[split].text == run.scores[split].text
-        and isfinite(each.scores[split].perplexity)
-    ]
 
 
 def side_by_side_json(compared: SideBySide) -> dict[str, Any]:

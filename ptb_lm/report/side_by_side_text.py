@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from ptb_lm.report.paired import PairedComparison
-from ptb_lm.report.side_by_side import WITHIN_DEVIATIONS, Difference, Results, SideBySide
+from ptb_lm.report.side_by_side import Difference, Results, SideBySide
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 NONE = "-"
@@ -113,12 +113,12 @@ def _paired(paired: PairedComparison, first: str, name: str) -> str:
 def _beside_seeds(difference: Difference) -> str:
     spread = difference.seed_spread
     if spread is None:
-        return "the seed spread is not known: too few seeds"
+        return "the seed spread is not known: too few other seeds"
     verdict = "within" if spread.explains(difference.perplexity) else "beyond"
     seeds = " and ".join(map(str, spread.seeds))
     return (
-        f"{verdict} the seed spread: {WITHIN_DEVIATIONS} standard deviations of a difference are "
-        f"{WITHIN_DEVIATIONS * spread.deviation:.2f} ({seeds} seeds)"
+        f"{verdict} the seed spread: 95 % of the differences that seeds alone make are at most "
+        f"{spread.bound:.2f} (from {seeds} other seeds)"
     )
 
 

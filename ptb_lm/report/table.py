@@ -15,59 +15,43 @@ END = "<!-- end of {name} -->"
 
 
 def results_table(runs: Sequence[Evidence]) -> str:
-    """Return Table 1 beside ours as Markdown; a model without a run is marked as not run.
+    """Return Table 1 beside ours as Markdown, in short; a model without a run is marked as not run.
 
-    Of the averages there are those for which there are seeds enough.
+    Of the averages there are those that the paper has and for which there are seeds enough; of
+    several precisions the first, float32 where it is one of them.
     """
     lines = [
-        "| model | parameters | paper: valid / test | this code: valid / test "
-        "| precision, seed | minutes |",
+        "| model | paper: valid / test | this code: valid / test | difference | runs | precision |",
         "|---|---|---|---|---|---|",
     ]
-    rows = [row for row in paper_rows(grouped(runs)) if row.members == 1 or row.reached]
-    lines += map(_result_line, rows)
+    firsts: dict[str, Row] = {}
+    for row in paper_rows(grouped(runs)):
+        if row.members == 1 or (row.reached and row.paper):
+            firsts.setdefault(row.title, row)
+    lines += map(_result_line, firsts.values())
     scored = {
         (split, str(row.reached.scored[split]))
-        for row in rows
+        for row in firsts.values()
         if row.reached
         for split in SCORED_SPLITS
     }
     for split, how in sorted(scored, reverse=True):
         lines.append(f"\n{split.capitalize()}: {how} predicted tokens.")
-    if any(row.reached and len(row.reached.groups) > 1 for row in rows):
+    if any(row.reached and len(row.reached.groups) > 1 for row in firsts.values()):
         lines.append(f"\n{DEVIATION}")
     return "\n".join(lines)
 
 
 def _result_line(row: Row) -> str:
-    """Return a row of the table of results, with links to its evidence."""
-    parameters = f"{row.published.parameters:,}" if row.published and row.members == 1 else ""
     paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
-    line = f"| {row.title} | {parameters} | {paper} "
+    line = f"| {row.title} | {paper} "
     if row.reached is None:
-        return f"{line}| {row.status} | | |"
-    ours, precision = row.reached.perplexity, row.precision
-    line += f"| **{ours['valid']} / {ours['test']}** "
-    if row.members > 1:
-        return f"{line}| {precision}, {row.reached.over} | |"
-    runs = [run for (run,) in row.reached.groups]
-    return f"{line}| {_links(precision, runs)} | {_minutes(runs)} |"
-
-
-def _links(precision: str, runs: Sequence[Evidence]) -> str:
-    """Name the seeds of runs, each a link to its evidence."""
-    if len(runs) == 1:
-        return f"[{precision}, {runs[0].config.run.seed}](results/{runs[0].name})"
-    seeds = ", ".join(f"[{run.config.run.seed}](results/{run.name})" for run in runs)
-    return f"{precision}, {seeds}"
-
-
-def _minutes(runs: Sequence[Evidence]) -> str:
-    """Say how long the runs took, each, and on what."""
-    minutes = [f"{run.minutes:.0f}" for run in sorted(runs, key=lambda run: run.minutes)]
-    machines = sorted({run.machine for run in runs})
-    spread = minutes[0] if minutes[0] == minutes[-1] else f"{minutes[0]} to {minutes[-1]}"
-    return f"{spread} ({'; '.join(machines)})"
+        return f"{line}| {row.status} | | | |"
+    ours, beside = row.reached.perplexity, ""
+    if row.difference:
+        beside = f"{row.difference.valid:+.1f} / {row.difference.test:+.1f} %"
+    reached = f"**{ours['valid']} / {ours['test']}**"
+    return f"{line}| {reached} | {beside} | {row.reached.over} | {row.precision} |"
 
 
 def example_output(runs: Sequence[Evidence]) -> str:

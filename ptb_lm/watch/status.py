@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.scores import Scores, figure
 from ptb_lm.lock import holder
-from ptb_lm.report.evidence import run_folder_at, splits_scored
+from ptb_lm.report.evidence import read_scores, run_folder_at, splits_scored
 from ptb_lm.training.elapsed import number_in, training_seconds
 from ptb_lm.training.run_folder import Record, RunFolder, metrics_record
 
@@ -217,9 +216,8 @@ class StatusReader:
         )
 
     def _scores(self, data: str) -> dict[str, Scores]:
-        splits = splits_scored(self.folder, data)
         try:
-            return {split: load_scores(self.folder.scores(split)) for split in splits}
+            return read_scores(self.folder, data)
         except InputError:
             if splits_scored(self.folder, data):
                 raise
