@@ -36,7 +36,7 @@ error.
 
 EXIT_CODES = (
     (0, "done"),
-    (PtbLmError.exit_code, "it failed, through no fault of the call: a disk, a mirror, memory"),
+    (PtbLmError.exit_code, "it failed: a disk, a mirror, memory, a training that diverged"),
     (InputError.exit_code, "the call or its input is wrong; nothing has been changed"),
     *((Stopped(number).exit_code, f"{Stopped(number)}, after saving") for number in SIGNALS),
 )
@@ -138,7 +138,7 @@ def _section(path: str, command: Any) -> str:
 
 def _argument(argument: Any) -> str:
     """Return an argument as a usage line has it."""
-    name = (argument.metavar or argument.name.upper()).strip("[]").removesuffix("...")
+    name = argument.metavar or argument.name.upper()
     repeated = "..." if argument.nargs != 1 else ""
     return f"{name}{repeated}" if argument.required else f"[{name}{repeated}]"
 

@@ -14,7 +14,7 @@ def bench_command(
     presets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PRESET...]",
+            metavar="PRESET",
             help="Presets or TOML files; default: the paper's three.",
             autocompletion=complete.preset,
         ),

@@ -13,7 +13,7 @@ from ptb_lm.strict_json import to_json
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the baseline."),
+        typer.Argument(metavar="RUN", help="Run folders, at least two; the first is the baseline."),
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -17,7 +17,7 @@ from ptb_lm.strict_json import to_json
 def evaluate(
     checkpoints: Annotated[
         list[Path],
-        typer.Argument(metavar="CKPT...", help=CKPT + "; of several also their average."),
+        typer.Argument(metavar="CKPT", help=CKPT + "; of several also their average."),
     ],
     split: Annotated[
         str | None,
@@ -188,7 +188,7 @@ def average(
     score_files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SCORES.npz...",
+            metavar="SCORES.npz",
             help="Files of `eval --save-scores`, or scores-test.npz of a run.",
         ),
     ],

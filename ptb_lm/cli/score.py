@@ -19,7 +19,7 @@ def score(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE...]", help="Texts, read one after another; - is standard input."
+            metavar="FILE", help="Texts, read one after another; - is standard input."
         ),
     ] = None,
     per_word: Annotated[
