@@ -78,7 +78,8 @@ def test_a_run_leaves_its_evidence_and_its_line_in_the_table(
     assert f"{END.format(name='example')}\nafter example\n" in readme
     assert f"{BEGIN.format(name='results')}\n| model |" in readme
     assert readme.endswith(f"\n{END.format(name='results')}\nafter results")
-    assert "| [fp32, 4](results/small-seed4) |" in readme
+    line = readme.partition("| small, non-regularized | 120.7 / 114.5 | **")[2].partition("\n")[0]
+    assert line.endswith(" % | 1 seed | fp32 |")
     assert "old" not in readme
     # From the checkpoint that was saved, as anyone else would evaluate it.
     assert "runs/small-seed4/last.pt: test perplexity" in capsys.readouterr().out
