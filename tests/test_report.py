@@ -82,9 +82,9 @@ def make_run(
     return folder
 
 
-def make_seeds(count: int, preset: str = "small", **options: Any) -> None:
+def make_seeds(count: int, preset: str = "small") -> None:
     for seed in range(1, count + 1):
-        make_run(f"results/{preset}-{options.get('precision', 'fp32')}-{seed}", preset, seed=seed)
+        make_run(f"results/{preset}-fp32-{seed}", preset, seed=seed)
 
 
 def perplexity_of(seeds: Sequence[int], split: str) -> float:
