@@ -39,7 +39,7 @@ from ptb_lm import __main__, stop
 from ptb_lm.evaluation import evaluate, trained
 import ptb_lm.report.summary
 from ptb_lm.model import network
-from ptb_lm.training import loop, run, steps
+from ptb_lm.training import loop, open_run, run, steps
 
 def limit():
     with open("/proc/self/statm") as file:
@@ -48,9 +48,9 @@ def limit():
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 module, name = {
-    "corpus": (run, "load_corpus"),
-    "building": (run, "new_run"),
-    "taking up": (run, "_take_up"),
+    "corpus": (open_run, "load_corpus"),
+    "building": (open_run, "new_run"),
+    "taking up": (open_run, "_take_up"),
     "forward": (steps, "training_window"),
     "backward": (steps, "window_objective"),
     "saving": (run.Run, "save"),
@@ -165,7 +165,11 @@ def test_a_training_without_memory_ends_with_one_line_and_can_be_resumed(
     """Real limits (RLIMIT_AS) strike in loading, building, forward, backward, saving, validation
     and scoring: code 1, one line, checkpoints whole, and with memory again the same bits."""
     rng = random.Random(4)
-    shortages = [Shortage("backward", 2, 2.0), Shortage("validation", 1, 1.0)]
+    shortages = [
+        Shortage("taking up", 1, 0.5),
+        Shortage("backward", 2, 2.0),
+        Shortage("validation", 1, 1.0),
+    ]
     if tally.full:
         shortages = [
             Shortage(place, nth, rng.uniform(0, NEEDED[place]))
