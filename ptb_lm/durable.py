@@ -74,11 +74,8 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     place = Path(os.path.realpath(path))  # a link to a folder stays one
     assurance = still_stands(place)
     try:
-        for leftover in place.parent.glob(f".{glob.escape(place.name)}.{_RANDOM}{PARTIAL}"):
-            if (leftover / _REPLACED).exists() and not place.exists():
-                (leftover / _REPLACED).rename(place)
-                assurance = still_stands(place)
-            shutil.rmtree(leftover, ignore_errors=True)
+        put_right(place)
+        assurance = still_stands(place)
         with tempfile.TemporaryDirectory(PARTIAL, f".{place.name}.", place.parent) as aside:
             new, replaced = Path(aside, "new"), Path(aside, _REPLACED)
             new.mkdir()
@@ -97,6 +94,22 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             _sync(place.parent)
     except OSError as error:
         raise PtbLmError(f"{path}: cannot be written: {error.strerror}{assurance}") from None
+
+
+def leftovers(place: Path) -> list[Path]:
+    """Return what killed calls of :func:`durable_folder` have left of a folder."""
+    return list(place.parent.glob(f".{glob.escape(place.name)}.{_RANDOM}{PARTIAL}"))
+
+
+def put_right(place: Path) -> None:
+    """Restore a folder that was being replaced, and remove all else that is left over of it.
+
+    For one writer at a time.
+    """
+    for leftover in leftovers(place):
+        if (leftover / _REPLACED).exists() and not place.exists():
+            (leftover / _REPLACED).rename(place)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def still_stands(path: Path) -> str:

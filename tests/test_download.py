@@ -860,6 +860,19 @@ def test_data_fetch_tells_of_each_broken_mirror(
     assert not target.exists()
 
 
+@pytest.mark.parametrize("source", [None, "url"])
+def test_what_a_fetch_killed_at_its_very_end_has_left_goes(
+    server: Server, target: Path, source: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus is in place already; what is left is an empty folder."""
+    server.serve_files("", FILES)
+    use_mirrors(monkeypatch, server.url)
+    write_files(target / "ptb", FILES)
+    (target / ".ptb.abcd_123.partial").mkdir()
+    fetch_ptb(target, server.url if source else None)
+    assert contents(target) == installed(FILES)
+
+
 def test_what_a_url_keeps_secret_is_not_shown(server: Server, target: Path) -> None:
     host = server.url.removeprefix("http://")
     url = f"http://alice:s3cret@{host}/none?token=t0ken"

@@ -20,7 +20,13 @@ from tqdm import tqdm
 
 from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE, archive_members
 from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
-from ptb_lm.durable import durable_file, durable_folder, remove_partial_files
+from ptb_lm.durable import (
+    durable_file,
+    durable_folder,
+    leftovers,
+    put_right,
+    remove_partial_files,
+)
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
@@ -63,6 +69,7 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
     """
     if source is None:
         if _is_whole(data_dir):
+            _tidy(ptb_folder(data_dir), stop)
             return ptb_folder(data_dir)
         contents = _from_mirrors(MIRRORS, data_dir, stop)
     elif source.startswith(("http://", "https://")):
@@ -255,9 +262,17 @@ def _from_archive(path: Path, origin: str) -> Contents:
     return contents
 
 
+def _tidy(folder: Path, stop: StopFlag) -> None:
+    """Remove what a fetch that was killed at its very end has left beside the whole corpus."""
+    if leftovers(folder):
+        with place_held(folder, stop) as place:
+            put_right(place)
+
+
 def _install(contents: Contents, folder: Path, stop: StopFlag) -> None:
     """Put the files in place: a new folder all at once, into an existing one each file whole."""
     with place_held(folder, stop) as place:
+        put_right(place)
         if not place.exists():
             with durable_folder(place) as new:
                 for name, data in contents.items():
