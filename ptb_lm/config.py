@@ -219,6 +219,11 @@ class Config(Section):
     training: TrainingConfig
     run: RunOptions
 
+    def with_options(self, **options: object) -> "Config":
+        """Return it with other options of ``[run]``."""
+        run = self.run.model_copy(update=options)
+        return self.model_copy(update={"run": run})
+
     @property
     def run_name(self) -> str:
         """What the run is called: its config, its seed, and its precision if that is unusual."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from config_reference import config_reference
+from config_reference import cell, config_reference
 
 from ptb_lm.cli import app
 from ptb_lm.errors import InputError, PtbLmError
@@ -127,7 +127,7 @@ def _section(path: str, command: Any) -> str:
     names = {each.name: _argument(each) for each in arguments if each.help}
     names |= {each.name: _option(each, context) for each in options}
     rows = [
-        f"| `{_cell(names[each.name])}` | {_cell(_explained(each))} | {_cell(_default(each))} |"
+        f"| `{cell(names[each.name])}` | {cell(_explained(each))} | {cell(_default(each))} |"
         for each in [*arguments, *options]
         if each.name in names
     ]
@@ -192,7 +192,3 @@ def _prose(text: str) -> str:
     pattern = re.compile(r"<\w+>|(?<![\w-])--[a-z][a-z-]*|\$[A-Z_]+|\.{1,2}/\w+")
     parts[::2] = [pattern.sub(lambda match: f"`{match[0]}`", part) for part in parts[::2]]
     return "".join(parts)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")

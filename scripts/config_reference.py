@@ -48,4 +48,9 @@ def _docstrings(section: type[Section]) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             text = " ".join(str(below.value.value).split()).replace("``", "`")
-            yield statement.target.id, text.replace("|", r"\\|")
+            yield statement.target.id, cell(text)
+
+
+def cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table has it."""
+    return text.replace("|", r"\|")

@@ -17,7 +17,7 @@ from reproduction_page import reproduction_blocks
 from speed_page import speed_blocks
 
 from ptb_lm.errors import PtbLmError
-from ptb_lm.report.evidence import read_evidence
+from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.table import results_table, with_blocks, with_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,14 +32,18 @@ PAGES: dict[str, Callable[[Path], dict[str, str]]] = {
 """The pages of docs/ with tables, and what makes these, by name, from the folder of evidence."""
 
 
-def rewritten(results: Path) -> dict[Path, str]:
+def rewritten(results: Path, runs: list[Evidence]) -> dict[Path, str]:
     """Return the pages as they are to be, each by its place; none is written.
+
+    Args:
+        results: the folder of evidence.
+        runs: of it, those that the README shows.
 
     Raises:
         InputError: evidence lacks a file, or is not what its name says.
     """
     readme = ROOT / "README.md"
-    runs, demo = runs_on_ptb(results), read_evidence(results / "demo")
+    demo = read_evidence(results / "demo")
     pages = {readme: with_results(readme.read_text(encoding="utf-8"), runs, demo)}
     for name, blocks in PAGES.items():
         page = ROOT / "docs" / name
@@ -58,7 +62,8 @@ def main() -> None:
     """
     results = ROOT / "results"
     try:
-        pages, table = rewritten(results), results_table(runs_on_ptb(results))
+        runs = runs_on_ptb(results)
+        pages = rewritten(results, runs)
     except PtbLmError as error:
         sys.stderr.write(f"error: {error}; no page was rewritten\n")
         sys.exit(error.exit_code)
@@ -69,7 +74,7 @@ def main() -> None:
             write_figures(results, ROOT / "docs")
         except ImportError:
             print("The figures of docs/ are as they were: matplotlib is not installed.")
-    print(table)
+    print(results_table(runs))
 
 
 if __name__ == "__main__":

@@ -216,6 +216,16 @@ def test_a_mistake_is_one_line(arguments: list[str], fragments: list[str]) -> No
     assert all(fragment in error for fragment in fragments), error
 
 
+@pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3), ("rnn-tanh", 1)])
+def test_a_cell_has_the_recurrent_weights_of_its_gates(cell: str, gates: int) -> None:
+    changes = [f"model.cell={cell}", "model.layers=3", "model.hidden_size=10"]
+    config = resolve("small", changes)
+    assert measure.recurrent_weights(config) == gates * 3 * 10**2
+    shapes = network.weight_shapes(config.model, 50)
+    of_steps = [shape for name, shape in shapes.items() if "weight_hh" in name]
+    assert sum(rows * columns for rows, columns in of_steps) == gates * 3 * 10**2
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -235,7 +245,8 @@ def test_stock_is_not_set_against_another_model(
     outcome = ptb_lm("bench", str(tmp_path / "other.toml"), "--against-stock")
     assert outcome.code == 2
     section = "training" if "decay" in key else "model"
-    assert f"no weight decay, not one with {section}.{key} = " in outcome.err
+    value = changed.partition(" = ")[2].replace("1e-7", "1e-07")
+    assert outcome.err.endswith(f"no weight decay, not one with {section}.{key} = {value}\n")
 
 
 def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:

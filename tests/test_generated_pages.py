@@ -8,6 +8,7 @@ from command_reference import NAME, command_reference
 from doc_commands import commands, options_of
 from idea_figure import LAYERS, crossings, draw_idea, path
 
+from ptb_lm.config import DropoutRates, ModelConfig, RunOptions, Section, TrainingConfig
 from ptb_lm.report.curves import drawn
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,13 @@ def test_the_reference_has_every_option_of_a_command(name: str) -> None:
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", section))
     assert options_of(commands()[name]) - OF_EVERY_COMMAND <= shown
     assert f"```text\nptb-lm {name}" in section
+
+
+@pytest.mark.parametrize("section", [ModelConfig, TrainingConfig, RunOptions, DropoutRates])
+def test_the_reference_explains_every_key_of_a_config(section: type[Section]) -> None:
+    _, _, keys = PAGES[f"docs/{NAME}"].partition("\n## Config keys\n")
+    for key in section.model_fields:
+        assert re.search(rf"^\| `{key}` \| [^|]{{8,}}\.", keys, re.MULTILINE), key
 
 
 def test_the_reference_has_every_variable_that_is_read() -> None:

@@ -60,11 +60,15 @@ class BenchRow:
     evaluation_bytes: int
 
 
+def recurrent_weights(config: Config) -> int:
+    """Return how many weights take h to a next step: G L H^2."""
+    model = config.model
+    return CELLS[model.cell].gates * model.layers * model.hidden_size**2
+
+
 def operations_per_word(config: Config, words: int = WORDS) -> int:
     """Return the operations of a word's share of a training step."""
-    hidden = config.model.hidden_size
-    weights = 2 * CELLS[config.model.cell].gates * config.model.layers * hidden**2
-    return 6 * (weights + hidden * words)
+    return 6 * (2 * recurrent_weights(config) + config.model.hidden_size * words)
 
 
 def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
@@ -78,7 +82,6 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     config = subject.config()
     if against_stock and not STOCK.exists():
         raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
-    model = config.model
     if against_stock:
         _require_stock(config)
     limit, bytes_rate = _limits(subject, rounds)
@@ -98,8 +101,7 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
         evaluated = [evaluation.work(thousands) for _ in range(rounds)]
 
     options = config.training
-    recurrent_weights = CELLS[model.cell].gates * model.hidden_size**2 * model.layers
-    recurrent_bytes = recurrent_weights * FLOAT_BYTES[subject.precision]
+    recurrent_bytes = recurrent_weights(config) * FLOAT_BYTES[subject.precision]
     return BenchRow(
         **asdict(subject),
         training=training,
@@ -120,18 +122,20 @@ def _require_stock(config: Config) -> None:
     """Raise InputError if a model is another than PyTorch's parts are put together to."""
     model, rates = config.model, config.model.dropout_rates
     distinct = {rates.input, rates.output, *([rates.between] if model.layers > 1 else [])}
-    for key, value, is_stock in (
-        ("model.cell", model.cell, model.cell == "lstm"),
-        ("model.dropout_on", model.dropout_on, model.dropout_on in STOCK_DROPOUT),
-        ("model.dropout", model.dropout, len(distinct) == 1),
-        ("model.tied", model.tied, not model.tied),
-        ("training.weight_decay", config.training.weight_decay, not config.training.weight_decay),
-    ):
-        if not is_stock:
+    is_stock = {
+        ("model", "cell"): model.cell == "lstm",
+        ("model", "dropout_on"): model.dropout_on in STOCK_DROPOUT,
+        ("model", "dropout"): len(distinct) == 1,
+        ("model", "tied"): not model.tied,
+        ("training", "weight_decay"): config.training.weight_decay == 0,
+    }
+    for (section, key), fits in is_stock.items():
+        if not fits:
+            value = toml_value(config.model_dump()[section][key])
             raise InputError(
                 "--against-stock: stock is an untied LSTM with one rate of dropout on the "
-                f"non-recurrent connections and no weight decay, not one with {key} = "
-                f"{toml_value(value)}"
+                "non-recurrent connections and no weight decay, not one with "
+                f"{section}.{key} = {value}"
             )
 
 

@@ -46,8 +46,7 @@ class TrainedModel:
             data: ``ptb``, ``synthetic`` or a folder. Whether the texts there are those that it was
                 trained on is seen when they are read.
         """
-        run = self.config.run.model_copy(update={"data": data})
-        return replace(self, config=self.config.model_copy(update={"run": run}))
+        return replace(self, config=self.config.with_options(data=data))
 
     @contextmanager
     def at_work(self) -> Iterator[LanguageModel]:

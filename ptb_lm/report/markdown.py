@@ -47,7 +47,7 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
         ]
     if comparison.others:
         cells = [_other_cells(row) for row in comparison.others]
-        parts += ["## Other runs", _table(OTHER_HEADS, cells)]
+        parts += ["## Other runs", markdown_table(OTHER_HEADS, cells)]
     parts += comparison.notes
     if figures:
         parts.append("## Learning curves")
@@ -61,7 +61,7 @@ def report_markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
 
 def paper_table(comparison: Comparison) -> str:
     """Return the papers' tables with ours beside them."""
-    return _table(PAPER_HEADS, [_paper_cells(row) for row in comparison.paper])
+    return markdown_table(PAPER_HEADS, [paper_cells(row) for row in comparison.paper])
 
 
 def elsewhere_table(comparison: Comparison) -> str:
@@ -71,10 +71,11 @@ def elsewhere_table(comparison: Comparison) -> str:
         theirs = f"{figure.valid or 'not given'} / {figure.test}"
         reached = "; ".join(f"{_perplexities(row)} ({row.precision})" for row in ours)
         rows.append([figure.model, figure.source, theirs, reached])
-    return _table(ELSEWHERE_HEADS, rows)
+    return markdown_table(ELSEWHERE_HEADS, rows)
 
 
-def _paper_cells(row: Row) -> list[str]:
+def paper_cells(row: Row) -> list[str]:
+    """Return a row's cells under :data:`PAPER_HEADS`."""
     paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
     difference = row.difference
     percent = f"{difference.valid:+.1f} / {difference.test:+.1f} %" if difference else ""
@@ -108,7 +109,8 @@ def _of_split(values: Mapping[str, object], split: str) -> str:
     return str(values[split]) if split in values else "none"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose cells may hold what a user has named."""
     lines = [heads, ["---"] * len(heads), *([_escaped(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

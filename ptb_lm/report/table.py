@@ -7,6 +7,7 @@ from ptb_lm.errors import InputError
 from ptb_lm.report.comparison import DEVIATION, Row, paper_rows
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import grouped
+from ptb_lm.report.markdown import PAPER_HEADS, markdown_table, paper_cells
 from ptb_lm.report.summary import comparable_line, evaluation_summary, last_epoch_lines
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
@@ -20,15 +21,12 @@ def results_table(runs: Sequence[Evidence]) -> str:
     Of the averages there are those that the paper has and for which there are seeds enough; of
     several precisions the first, float32 where it is one of them.
     """
-    lines = [
-        "| model | paper: valid / test | this code: valid / test | difference | runs | precision |",
-        "|---|---|---|---|---|---|",
-    ]
     firsts: dict[str, Row] = {}
     for row in paper_rows(grouped(runs)):
         if row.members == 1 or (row.reached and row.paper):
             firsts.setdefault(row.title, row)
-    lines += map(_result_line, firsts.values())
+    # The last column, on what was scored, is below the table: it is the same of all.
+    lines = [markdown_table(PAPER_HEADS[:-1], [paper_cells(row)[:-1] for row in firsts.values()])]
     scored = {
         (split, str(row.reached.scored[split]))
         for row in firsts.values()
@@ -40,18 +38,6 @@ def results_table(runs: Sequence[Evidence]) -> str:
     if any(row.reached and len(row.reached.groups) > 1 for row in firsts.values()):
         lines.append(f"\n{DEVIATION}")
     return "\n".join(lines)
-
-
-def _result_line(row: Row) -> str:
-    paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
-    line = f"| {row.title} | {paper} "
-    if row.reached is None:
-        return f"{line}| {row.status} | | | |"
-    ours, beside = row.reached.perplexity, ""
-    if row.difference:
-        beside = f"{row.difference.valid:+.1f} / {row.difference.test:+.1f} %"
-    reached = f"**{ours['valid']} / {ours['test']}**"
-    return f"{line}| {reached} | {beside} | {row.reached.over} | {row.precision} |"
 
 
 def example_output(runs: Sequence[Evidence]) -> str:

@@ -40,8 +40,7 @@ def settled(config: Config) -> Config:
     if config.run.precision != "auto":
         return config
     precision = "tf32" if device.type == "cuda" else "fp32"
-    run = config.run.model_copy(update={"precision": precision})
-    return config.model_copy(update={"run": run})
+    return config.with_options(precision=precision)
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int | None]:

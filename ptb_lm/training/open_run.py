@@ -63,7 +63,7 @@ def open_run(
                 environments = folder.read_environments()
                 made = _take_up(run)
                 if run.finished:  # it stays recorded how it was made; its data may lie elsewhere
-                    config = _with_data(made, config.run.data)
+                    config = made.with_options(data=config.run.data)
             else:
                 if resume:
                     logger.info("%s: no checkpoint in it to go on from; a new run begins.", path)
@@ -107,10 +107,6 @@ def _checkpoint_bytes(run: Run) -> int:
     hidden = 2 * model.layers * training.batch_size * model.hidden_size
     words = sum(len(word.encode()) + 20 for word in run.corpus.vocabulary.words)
     return 4 * (parameter_count(run.network) + hidden) + words + 100_000
-
-
-def _with_data(config: Config, data: str) -> Config:
-    return config.model_copy(update={"run": config.run.model_copy(update={"data": data})})
 
 
 def _take_up(run: Run) -> Config:
