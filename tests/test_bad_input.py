@@ -71,6 +71,11 @@ def checkpoint(**changes: Any) -> None:
     save_tensors(kept, Path("bad.pt"), prove=lambda path: None)
 
 
+def precision_left_open() -> None:
+    config = torch.load(LAST, weights_only=True)["config"]
+    checkpoint(config={**config, "run": {**config["run"], "precision": "auto"}})
+
+
 class Intruder:
     """Unpickled, it makes a folder: what must not run."""
 
@@ -488,6 +493,11 @@ MISTAKES = {
         ["eval", "bad.pt"],
         ["bad.pt: damaged: its parts do not fit together"],
         lambda: checkpoint(vocabulary=None),
+    ),
+    "a checkpoint of a precision that no run has": Mistake(
+        ["eval", "bad.pt"],
+        ["bad.pt: damaged: its parts do not fit together"],
+        precision_left_open,
     ),
     "a checkpoint with another network's weights": Mistake(
         ["eval", "bad.pt"],

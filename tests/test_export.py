@@ -641,6 +641,9 @@ DAMAGE = {
         changed(model__hidden_size=2**30), [*NO_WEIGHTS, "(10, 1073741824)"]
     ),
     "another cell": Damage(changed(model__cell="gru"), [*NO_WEIGHTS, "(24, 8)"]),
+    "a precision that no run has": Damage(
+        changed(run__precision="auto"), [f"{CONFIG}: damaged: run.precision is auto"]
+    ),
     "a tied softmax": Damage(
         changed(model__tied=True), [*NO_WEIGHTS, "softmax.weight is none of this network's"]
     ),

@@ -136,6 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         vocabulary = Vocabulary(content.vocabulary)
         if vocabulary.sha256 != content.vocabulary_sha256:
             raise ValueError("vocabulary")
+        require_precision(content.config)
         require_weights(content.weights, content.config.model, len(vocabulary))
         if content.state is not None:
             _check_state(content.state, content.config)
@@ -155,6 +156,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state=content.state,
         random_states=content.random_states,
     )
+
+
+def require_precision(config: Config) -> None:
+    """Raise ValueError if a config of trained weights leaves open what precision they are of."""
+    if config.run.precision == "auto":
+        raise ValueError("run.precision is auto, for which a run that begins puts what it takes")
 
 
 def require_weights(

@@ -29,7 +29,7 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.strict_json import to_json
-from ptb_lm.training.checkpoint import Checkpoint, require_weights
+from ptb_lm.training.checkpoint import Checkpoint, require_precision, require_weights
 from ptb_lm.training.tensor_file import DamagedFileError
 from ptb_lm.version import __version__
 
@@ -163,7 +163,12 @@ def _read_config(path: Path) -> ExportedConfig:
         raise InputError(f"{path}: not of a model that ptb-lm exported")
     if version != FORMAT:
         raise InputError(f"{path}: export format {version}, this version reads {FORMAT}")
-    return validated(ExportedConfig, table, str(path))
+    content = validated(ExportedConfig, table, str(path))
+    try:
+        require_precision(content)
+    except ValueError as error:
+        raise DamagedFileError(path, f"damaged: {error}") from None
+    return content
 
 
 def _read_vocabulary(path: Path, content: ExportedConfig) -> Vocabulary:
