@@ -38,9 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
     except KeyboardInterrupt:
         _complain("stopped by Ctrl-C")
-        # Python remembers a Ctrl-C that struck within an exec of text, such as makes a dataclass
-        # as a module is imported, and `python -m` ends by that signal; the next exec forgets it.
-        exec("")
         sys.exit(SIGINT_EXIT_CODE)
     except MemoryError:
         del reserve

@@ -434,19 +434,6 @@ def test_overwrite_begins_anew_and_leaves_what_is_not_the_runs() -> None:
     assert Path("runs/a/notes.txt").read_text() == "mine"
 
 
-def test_a_ctrl_c_within_an_exec_of_text_gives_the_exit_code_of_any_other(tmp_path: Path) -> None:
-    """As where a dataclass is made: Python itself would end the process by the signal."""
-    (tmp_path / "struck.py").write_text(
-        "import ptb_lm.__main__ as program\n"
-        "TEXT = 'import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass'\n"
-        "program._run = lambda *arguments: exec(TEXT)\n"
-        "program.main()\n"
-    )
-    command = [sys.executable, "-m", "struck"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (130, "stopped by Ctrl-C\n")
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_training_after_saving_it(number: signal.Signals, code: int) -> None:
     command = train_arguments("runs/c", training__epochs=100_000)

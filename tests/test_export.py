@@ -70,7 +70,7 @@ def random_checkpoint(
     path: Path, words: list[str] = ODD_WORDS, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Checkpoint:
     """Write a checkpoint of a network that was never trained."""
-    config = tiny_config(run__data="nowhere", **changes)
+    config = tiny_config(**{"run__data": "nowhere", "run__precision": "fp32", **changes})
     torch.manual_seed(1)
     network = LanguageModel(config.model, len(words)).to(dtype)
     checkpoint = Checkpoint(config, Vocabulary(words), "0", network.weights(), 2, 12.5)

@@ -234,7 +234,9 @@ def test_a_signal_while_the_program_starts_does_no_damage(workplace: Path, tally
         lines = [line for line in err.splitlines() if not line.startswith("import time:")]
         assert not any("error" in line for line in lines), err
         if lines[-1:] == [f"stopped by {NAMES[signal.Signals(number)]}"]:
-            assert code == 128 + number, err
+            # Where a Ctrl-C struck within an exec of text, such as makes a dataclass as a module
+            # is imported, `python -m` ends by the signal in the end, whatever the exit code says.
+            assert code == 128 + number or (number, code) == (signal.SIGINT, -number), err
         else:  # it had not yet begun to look for signals; a shell calls both 128 + number
             assert not any("parameters, " in line for line in lines), err
             assert code == -number or (number, code) == (signal.SIGINT, 130), err
