@@ -1,19 +1,24 @@
 """What a call asks for reaches the part that does it, and what is recorded is what was done."""
 
 import os
+import shutil
 import signal
 import tomllib
 from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 import torch
-from cli_support import done, furnish, ptb_lm, train_arguments
+from cli_support import contents, done, furnish, ptb_lm, train_arguments
 from short_runs import short_config, trained
 
 from ptb_lm.corpus.load import Corpus, load_corpus
+from ptb_lm.errors import PtbLmError
 from ptb_lm.evaluation import evaluate
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.trained import load
@@ -25,6 +30,7 @@ from ptb_lm.training.run_folder import RunFolder, read_metrics
 from ptb_lm.training.state import TrainingState
 
 LAST = "runs/a/last.pt"
+CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +141,74 @@ def test_a_checkpoint_is_written_when_the_last_is_so_many_minutes_old(
     done_run = trained(config, Path("runs/new"), before=begin)
     within = [step for step in saved if step < done_run.windows]
     assert within == list(range(6, done_run.windows, 6)) != []
+
+
+def test_a_start_anew_that_is_broken_off_leaves_a_run_with_no_checkpoint_or_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before each file that is removed in turn."""
+    remove, removed = RunFolder._remove, list[Path]()
+    whole = contents(Path("runs/a"))
+    whole.pop("previous.pt", None)
+
+    def noted(self: RunFolder, file: Path) -> None:
+        if len(removed) == broken_off_after:
+            raise PtbLmError("broken off")
+        removed.append(file)
+        remove(self, file)
+
+    monkeypatch.setattr(RunFolder, "_remove", noted)
+    for broken_off_after in count():
+        removed.clear()
+        folder = RunFolder(Path(f"runs/{broken_off_after}"))
+        shutil.copytree("runs/a", folder.path)
+        try:
+            folder.clear()
+            break
+        except PtbLmError:
+            assert folder.config.exists()
+            if folder.resumable:
+                assert contents(folder.path).items() >= whole.items()
+    assert len(removed) == broken_off_after >= 7
+    assert [file.name for file in folder.path.iterdir()] == [folder.lock.name]
+
+
+def test_a_previous_checkpoint_is_put_back_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = RunFolder(Path("runs/a"))
+    shutil.copyfile("runs/b/last.pt", folder.previous)
+    last, previous = folder.last.read_bytes(), folder.previous.read_bytes()
+
+    def half(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(previous[: len(previous) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(PtbLmError, match="No space left"):
+        patch.setattr(shutil, "copyfileobj", half)
+        folder.restore_previous()
+    assert folder.last.read_bytes() == last
+    folder.restore_previous()
+    assert folder.last.read_bytes() == folder.previous.read_bytes() == previous
+
+
+def test_a_run_asks_for_room_for_four_checkpoints_less_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = sum(Path("runs/a", name).stat().st_size for name in CHECKPOINTS)
+    asked: list[Path] = []
+    for path, needed in {"runs/a": 4 * 10**6 - there, "not/yet/there": 4 * 10**6}.items():
+        for free in (needed - 1, needed):
+
+            def usage(place: Path, free: int = free) -> SimpleNamespace:
+                asked.append(place)
+                return SimpleNamespace(free=free)
+
+            monkeypatch.setattr(shutil, "disk_usage", usage)
+            too_little = pytest.raises(PtbLmError, match=f"{path}: .* MB are free")
+            with too_little if free < needed else nullcontext():
+                RunFolder(Path(path)).require_space(10**6)
+    assert asked == [Path("runs/a")] * 2 + [Path.cwd()] * 2
 
 
 def test_a_run_that_came_meanwhile_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
