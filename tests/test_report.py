@@ -835,6 +835,14 @@ MISTAKES: dict[str, tuple[Any, list[str], list[str]]] = {
         ["runs/a", "--out", "runs/a/note"],
         ["--out runs/a/note: not a folder; name a folder for the report"],
     ),
+    **{
+        f"another's {name} in --out": (
+            lambda name=name: (make_run("runs/a").parent / name).write_text("<!DOCTYPE html>\n"),
+            ["runs/a", "--out", "runs"],
+            [f"--out runs: {name} in it was not written by ptb-lm report and would go"],
+        )
+        for name in ("report.md", "report.json", "report.html")
+    },
 }
 
 
@@ -852,6 +860,16 @@ def test_a_mistake_is_one_line_that_helps_and_changes_nothing(
     for fragment in fragments:
         assert fragment in outcome.err
     assert contents(empty_workplace) == there
+
+
+def test_a_report_is_replaced_by_the_next() -> None:
+    """Of runs with a paper's table beside them, then of others, that have none."""
+    make_run("runs/ours", epochs=0)
+    make_run("runs/own", epochs=0, data="text")
+    for run, has_table in {"runs/ours": True, "runs/own": False}.items():
+        done("report", run, "--out", "report")
+        assert ("arXiv 1409.2329" in Path("report/report.md").read_text()) is has_table
+    done("report", "runs/ours", "--out", "report")
 
 
 def test_a_folder_that_cannot_be_made_is_one_line() -> None:

@@ -7,13 +7,20 @@ from pathlib import Path
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.report.as_json import report_json
-from ptb_lm.report.comparison import Comparison
+from ptb_lm.report.comparison import HEADING, Comparison
 from ptb_lm.report.curves import draw_curves, has_curve
 from ptb_lm.report.markdown import report_markdown
-from ptb_lm.report.page import report_page
+from ptb_lm.report.page import page_beginning, report_page
 from ptb_lm.strict_json import to_json
 
 logger = logging.getLogger(__name__)
+
+BEGINNINGS = {
+    "report.md": f"# {HEADING}\n".encode(),
+    "report.json": b'{\n  "paper": [',
+    "report.html": page_beginning().encode(),
+}
+"""By which a file of a report is known, so that no other one of the same name is replaced."""
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
@@ -25,11 +32,13 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         the files.
 
     Raises:
-        InputError: the folder's name is taken by a file.
+        InputError: the folder's name is taken by a file, or in it a report's name is, by a file
+            that is none.
         PtbLmError: it or a file in it cannot be written.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112
         raise InputError(f"--out {folder}: not a folder; name a folder for the report")
+    _require_own_or_absent(folder)
     curves = _drawn(comparison)
     names = {name: f"curves-{name}.png" for name in curves}
     contents = {
@@ -51,6 +60,24 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         with durable_file(folder / name) as file:
             file.write(data)
     return [folder / name for name in contents]
+
+
+def _require_own_or_absent(folder: Path) -> None:
+    """Raise InputError if a file would be replaced that no report before this one has left."""
+    for name, beginning in BEGINNINGS.items():
+        path = folder / name
+        try:
+            with path.open("rb") as file:
+                is_own = file.read(len(beginning)) == beginning
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
+        if not is_own:
+            raise InputError(
+                f"--out {folder}: {name} in it was not written by ptb-lm report and would go; "
+                "name another folder"
+            )
 
 
 def _drawn(comparison: Comparison) -> dict[str, dict[str, bytes]]:

@@ -21,6 +21,7 @@ PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="ptb-lm report">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{heading}</title>
@@ -150,6 +151,12 @@ def report_page(comparison: Comparison, drawings: Mapping[str, bytes]) -> str:
         if group.name in drawings
     ]
     return PAGE.format(heading=HEADING, sections="\n".join(sections))
+
+
+def page_beginning() -> str:
+    """Return what every such page begins with, and no other does."""
+    first, generator, _ = PAGE.partition('content="ptb-lm report">')
+    return first + generator
 
 
 def inline_svg(drawing: bytes, name: str) -> str:
