@@ -36,6 +36,7 @@ class Progress:
         # at the clock: on a resumed run, after the first one, the bar would stand still.
         self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden, miniters=1)
         self.said_at = time.monotonic()
+        self.seconds_before = run.state.seconds
 
     def __enter__(self) -> "Progress":
         return self
@@ -50,6 +51,7 @@ class Progress:
 
     def start_epoch(self) -> None:
         """Set the bar to where the epoch stands."""
+        self.seconds_before = self.run.state.seconds
         self.bar.reset()
         # What was done before does not count for the rate.
         self.bar.initial = self.bar.n = self.bar.last_print_n = self.run.state.windows_done
@@ -87,7 +89,8 @@ class Progress:
     def finish_epoch(self, record: Record) -> None:
         """Write the epoch's line from its metrics: no more than 80 columns."""
         state, epochs = self.run.state, self.run.config.training.epochs
-        remaining = state.seconds / state.epochs_done * (epochs - state.epochs_done)
+        # As long as this epoch took: those before it may be of another machine, or a busier one.
+        remaining = (state.seconds - self.seconds_before) * (epochs - state.epochs_done)
         line = (
             f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  "
             f"train {record['train/perplexity']:6.2f}  valid {record['valid/perplexity']:6.2f}  "
