@@ -54,13 +54,20 @@ def train_arguments(
     return [*command, *folder, *options, *assignments(**changes)]
 
 
-def ptb_lm(*arguments: str) -> Outcome:
+class Terminal(io.StringIO):
+    """A stream that says of itself that a person reads it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def ptb_lm(*arguments: str, on_terminal: bool = False) -> Outcome:
     """Run a command as a fresh process would: its own streams, no log handler set up before."""
     torch.set_num_threads(1)  # products this small only lose by a second thread
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     root.handlers = []
-    out, err = io.StringIO(), io.StringIO()
+    out, err = Terminal() if on_terminal else io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exit_info:
             main(list(arguments))
@@ -72,9 +79,9 @@ def ptb_lm(*arguments: str) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
-def done(*arguments: str) -> Outcome:
+def done(*arguments: str, on_terminal: bool = False) -> Outcome:
     """Run a command that must succeed."""
-    outcome = ptb_lm(*arguments)
+    outcome = ptb_lm(*arguments, on_terminal=on_terminal)
     assert outcome.code == 0, outcome.err
     return outcome
 

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 import http_server
 import pooch
 import pytest
-from cli_support import Outcome, contents, ptb_lm
+from cli_support import Outcome, Terminal, contents, ptb_lm
 from http_server import Behaviour, Server, loopback_server
 
 from ptb_lm.corpus import download, ptb
@@ -833,10 +833,6 @@ def test_data_fetch_goes_to_the_data_folder_of_the_environment(
 
 
 def test_data_fetch_shows_a_bar_on_a_terminal(server: Server, target: Path) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     server.serve_files("", FILES)
     server.answer(f"/{VALID}", http_server.sends_in_chunks(FILES[VALID], 100))
     with redirect_stderr(Terminal()) as terminal:

@@ -496,6 +496,65 @@ def test_markdown_shows_what_json_holds() -> None:
         assert line[-1] == "20 columns, 5 / one stream, 7"
 
 
+def test_on_a_terminal_it_is_what_json_holds_in_80_columns() -> None:
+    make_seeds(10)
+    for seed in (1, 2):
+        make_run(f"results/bf16-{seed}", precision="bf16", seed=seed)
+    make_run("results/own", sets=["training.decay=3.0"])
+    make_run("results/text", data="my/text", scored=["valid"])
+    make_run("results/unfinished", "large", scored=())
+    record = json.loads(done("report", "--json").out)
+    lines = done("report", on_terminal=True).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "valid: 20 columns, 5 tokens; test: one stream, 7 tokens" in lines
+    words = [line.split() for line in lines]
+    for held in (*record["paper"], *record["others"]):
+        title, paper = held["model"].split(), held["paper"]
+        if held["group"] is None:
+            assert [
+                *title,
+                str(paper["valid"]),
+                str(paper["test"]),
+                *held["status"].split(),
+            ] in words
+            continue
+        if held["status"] != "reached":
+            assert held["status"].split() in words
+            continue
+        if paper:
+            assert [*title, str(paper["valid"]), str(paper["test"])] in words
+        figures = []
+        for split in SCORED_SPLITS:
+            if held[split] is None:
+                figures.append("none")
+                continue
+            deviation = held[split]["deviation"]
+            spread = [] if deviation is None else ["±", f"{deviation:.2f}"]
+            figures += [f"{held[split]['mean']:.2f}", *spread]
+        percents = held["difference_percent"]
+        if percents:
+            figures += [f"{percents['valid']:+.1f}", "/", f"{percents['test']:+.1f}"]
+        (line,) = (line for line in words if line[-len(figures) :] == figures)
+        assert held["precision"] == line[-len(figures) - 1]
+    for figure in ELSEWHERE:
+        assert [*figure.source.split(), f"{figure.valid or '-'}", f"{figure.test}"] in words
+
+
+def test_on_a_terminal_runs_that_no_paper_has_are_told_apart_by_what_they_are() -> None:
+    for seed in (1, 2):
+        make_run(f"runs/text{seed}", data="my/text", seed=seed)
+    shown = done("report", "runs/text1", "runs/text2", on_terminal=True).out.splitlines()
+    assert shown[:7] == [
+        "Perplexity",
+        "",
+        "                       valid            test",
+        "small",
+        "  data my/text, 10,000 words",
+        "  runs text1, text2",
+        "  valid: 20 columns, 5 tokens; test: one stream, 7 tokens",
+    ]
+
+
 class Page(HTMLParser):
     """Collects what a page holds; a tag that closes none or another is an error."""
 

@@ -90,6 +90,11 @@ def main(
     """Options of every command; --debug is read where errors are printed."""
 
 
+def on_terminal() -> bool:
+    """Whether results are read by a person as they come, and not by a file or another program."""
+    return sys.stdout.isatty()
+
+
 def show(result: str) -> None:
     """Write a result to standard output."""
     sys.stdout.write(result + "\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, say, show
+from ptb_lm.cli.app import AsJson, app, on_terminal, say, show
 from ptb_lm.strict_json import to_json
 
 
@@ -23,12 +23,16 @@ def report_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show runs beside the paper's table: seeds, averages, learning curves; no model is loaded."""
+    """Show runs beside the paper's table: seeds, averages, learning curves; no model is loaded.
+
+    Without --out or --json it prints Markdown, on a terminal a table of 80 columns.
+    """
     from ptb_lm.report.as_json import report_json
     from ptb_lm.report.comparison import beside_papers
     from ptb_lm.report.evidence import read_runs
     from ptb_lm.report.markdown import report_markdown
     from ptb_lm.report.output import write_report
+    from ptb_lm.report.text import report_text
 
     comparison = beside_papers(read_runs(runs or [], Path("results")))
     files = [] if out is None else write_report(comparison, out)
@@ -37,5 +41,7 @@ def report_command(
         show(to_json(report_json(comparison)))
         if files:
             say(written)
+    elif files:
+        show(written)
     else:
-        show(written if files else report_markdown(comparison, {}))
+        show(report_text(comparison) if on_terminal() else report_markdown(comparison, {}))

@@ -1,10 +1,11 @@
 """Runs side by side as text: a column a run, then what each is beside the first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import isfinite
 from typing import Any
 
+from ptb_lm.report.columns import Line, in_columns
 from ptb_lm.report.paired import PairedComparison
 from ptb_lm.report.side_by_side import Difference, Results, SideBySide
 from ptb_lm.training.run_folder import SCORED_SPLITS
@@ -13,16 +14,14 @@ NONE = "-"
 COMMIT_DIGITS = 10
 """Of a commit's forty."""
 
-Row = tuple[str, Sequence[str]]
-
 
 def side_by_side_text(compared: SideBySide) -> str:
     """Return what ``compare`` prints."""
-    rows: list[Row] = [("", compared.names)]
+    rows: list[Line] = [("", compared.names)]
     rows += _section("config", compared.config)
     rows += _section("environment", compared.environment)
     rows += [("results", []), *_results(compared)]
-    lines = _aligned(rows)
+    lines = in_columns(rows)
     first = compared.names[0]
     for name, differences in zip(compared.names[1:], compared.differences, strict=True):
         lines += ["", f"{name} against {first}"]
@@ -36,7 +35,7 @@ def side_by_side_text(compared: SideBySide) -> str:
     return "\n".join(lines)
 
 
-def _section(title: str, table: dict[str, list[Any]]) -> list[Row]:
+def _section(title: str, table: dict[str, list[Any]]) -> list[Line]:
     if not table:
         return [(title, ["the same"])]
     return [
@@ -56,8 +55,8 @@ def _value(key: str, value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _results(compared: SideBySide) -> list[Row]:
-    def row(title: str, show: Callable[[Results], str]) -> Row:
+def _results(compared: SideBySide) -> list[Line]:
+    def row(title: str, show: Callable[[Results], str]) -> Line:
         return f"  {title}", [show(each) for each in compared.results]
 
     rows = [
@@ -124,16 +123,3 @@ def _beside_seeds(difference: Difference) -> str:
 
 def _number(value: float, form: str) -> str:
     return format(value, form) if isfinite(value) else NONE
-
-
-def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Put cells under one another: titles to the left, figures to the right of their columns."""
-    titles = max(len(title) for title, _ in rows)
-    columns = max(len(cells) for _, cells in rows)
-    widths = [max(len(cells[n]) for _, cells in rows if len(cells) > n) for n in range(columns)]
-    return [
-        "  ".join(
-            [f"{title:{titles}}", *(f"{cell:>{widths[n]}}" for n, cell in enumerate(cells))]
-        ).rstrip()
-        for title, cells in rows
-    ]

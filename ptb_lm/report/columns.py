@@ -1,0 +1,22 @@
+"""Text in columns, for a terminal."""
+
+from collections.abc import Sequence
+
+Line = tuple[str, Sequence[str]]
+"""A title and its figures; a title without any may be as long as it likes."""
+
+
+def in_columns(lines: Sequence[Line]) -> list[str]:
+    """Put cells under one another: titles to the left, figures to the right of their columns."""
+    with_figures = [(title, cells) for title, cells in lines if cells]
+    titles = max((len(title) for title, _ in with_figures), default=0)
+    columns = max((len(cells) for _, cells in with_figures), default=0)
+    widths = [
+        max(len(cells[n]) for _, cells in with_figures if len(cells) > n) for n in range(columns)
+    ]
+    return [
+        "  ".join(
+            [f"{title:{titles}}", *(f"{cell:>{widths[n]}}" for n, cell in enumerate(cells))]
+        ).rstrip()
+        for title, cells in lines
+    ]
