@@ -9,7 +9,7 @@
 # make reproduce-average  several seeds of one of them at once, and their average (PRESET=, SEEDS=10)
 # make reproduce-table  the whole of its table: one seed of each model, then SEEDS of each
 # make dropout-study    dropout nowhere, as in the paper, and in two ways on recurrent connections
-# make schedule-study   small by the schedule of the paper's text, and by that of its authors' code
+# make schedule-study   small by the schedule of the authors' code, beside that of their text
 # make test-time        what a finished run gains from dynamic evaluation and a cache (RUN=small-seed1)
 # make docs             rewrites the tables and figures of docs/ and the tutorial's outputs
 PYTHON ?= python3

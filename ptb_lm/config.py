@@ -194,9 +194,9 @@ class RunOptions(Section):
     config: Name
     """The name of the preset, or the stem of the file, that the run began from."""
     data: Name = "ptb"
-    """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and test.txt."""
+    """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and maybe test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    """Of all random numbers: weights and masks."""
+    """For all random numbers: weights and masks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: a GPU where there is one."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
@@ -207,9 +207,9 @@ class RunOptions(Section):
     """Take only algorithms that give the same bits each time. On a CPU all do; on CUDA some are
     slower."""
     log_steps: PositiveInt = 200
-    """A line of metrics is written every so many steps, and one at each epoch's end."""
+    """A line of metrics is written every this many steps, and at each epoch's end."""
     checkpoint_minutes: PositiveFloat = 10.0
-    """A checkpoint is written where the last is as old, and one at each epoch's end."""
+    """A checkpoint is written when the last is this many minutes old, and at each epoch's end."""
 
 
 class Config(Section):

@@ -28,10 +28,10 @@ line of an error. `ptb-lm --version` prints the version. `ptb-lm --install-compl
 shell complete commands, options and their values at Tab (`--show-completion` prints what that would
 install).
 
-S is `ptb` (the Penn Treebank, fetched when it is first asked for), `synthetic` (the built-in
-language), or a folder of your own texts. CKPT is a checkpoint, a run folder (its `last.pt`), or
-the folder of an exported model. Results go to standard output, progress and warnings to standard
-error.
+S is `ptb` (the Penn Treebank, which `train` and `eval` fetch where it is missing), `synthetic` (the
+built-in language), or a folder of your own texts. CKPT is a checkpoint, a run folder (its
+`last.pt`), or the folder of an exported model. Results go to standard output, progress and warnings
+to standard error.
 """
 
 EXIT_CODES = (

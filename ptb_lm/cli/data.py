@@ -20,7 +20,8 @@ def data_fetch(
         typer.Option(
             "--from",
             metavar="PATH_OR_URL",
-            help="A folder, a .tgz, .tar.gz or .zip archive, or a base URL.",
+            help="A folder, a .tgz, .tar.gz or .zip archive, the URL of one, or a base URL; "
+            "default: the public mirrors.",
         ),
     ] = None,
     data_dir: DataDir = None,

@@ -18,7 +18,10 @@ def score(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help=CKPT + ".")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE", help="Texts, read one after another; - is standard input."),
+        typer.Argument(
+            metavar="FILE",
+            help="Texts, read one after another, - being standard input; default: standard input.",
+        ),
     ] = None,
     per_word: Annotated[
         bool, flag("--per-word", help="Print a row for each word: its surprisal in bits.")

@@ -27,7 +27,8 @@ def train(
     ] = None,
     data: DataName = None,
     run_dir: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Run folder; default runs/CONFIG-seedN.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Run folder; default runs/CONFIG[-PRECISION]-seedN."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Random seed of weights and dropout; default 1.")

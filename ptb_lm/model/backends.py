@@ -51,7 +51,7 @@ def configure_backends(precision: str, *, deterministic: bool = False) -> None:
 
 
 def _is_amd() -> bool:
-    """Whether MKL, PyTorch's default, takes its slower kernels here: about half the rate."""
+    """Whether MKL, PyTorch's default, takes its slower kernels here."""
     information = Path("/proc/cpuinfo")
     return information.exists() and "AuthenticAMD" in information.read_text()
 
