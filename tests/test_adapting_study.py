@@ -52,12 +52,23 @@ def test_settings_are_chosen_by_the_validation_text_alone(
         texts.append(split)
         return read(model, split, *rest)
 
+    reads, read_text = [], study.Study.read
+
+    def noted(self: Any, split: str, dynamic: Any, cache: Any, targets: Any = None) -> Any:
+        reads.append((split, targets))
+        return read_text(self, split, dynamic, cache, targets)
+
     monkeypatch.setattr(study, "tokens_of_split", recorded)
+    monkeypatch.setattr(study.Study, "read", noted)
     assert adapting_page.adapting_block(Path("results")) == "Not yet run."
     assert study.main() == 0
     assert set(texts) == {"train", "valid", "test"}
     assert texts[-3:] == ["test"] * 3  # of fixed weights, SGD and RMS, when all else is done
     assert texts.count("test") == 3
+    # Whatever is tried is tried on the head of valid; then each text is read as a whole.
+    assert len(reads) > 6
+    assert set(reads[:-6]) == {("valid", 60)}
+    assert sorted(reads[-6:]) == [("test", None)] * 3 + [("valid", None)] * 3
 
     evidence = json.loads(EVIDENCE.read_text())
     figures, trials = evidence["figures"], evidence["trials"]

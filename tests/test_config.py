@@ -70,6 +70,29 @@ def test_a_preset_has_the_papers_values(
     }
 
 
+# arXiv 1512.05287, section 5.1 and Table 1: "tied" and "untied" are the masks of a layer's gates.
+@pytest.mark.parametrize(
+    ("name", "masks_per_gate"), [("gal-medium-tied", False), ("gal-medium-untied", True)]
+)
+def test_a_variational_preset_is_medium_but_for_its_dropout_and_weight_decay(
+    name: str, masks_per_gate: bool
+) -> None:
+    medium, ours = (recipe_of(resolve(preset)).model_dump() for preset in ("medium", name))
+    medium["model"] |= {
+        "dropout": {
+            "words": 0.2,
+            "input": 0.35,
+            "between": 0.35,
+            "output": 0.35,
+            "recurrent": 0.2,
+        },
+        "dropout_on": "variational",
+        "masks_per_gate": masks_per_gate,
+    }
+    medium["training"] |= {"weight_decay": 1e-7}
+    assert ours == medium
+
+
 def test_how_a_run_is_made_has_these_defaults() -> None:
     assert resolve("small").run.model_dump() == {
         "config": "small",

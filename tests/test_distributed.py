@@ -18,13 +18,13 @@ import torch
 from cli_support import assignments
 from processes import Process, free_port, started, steps_in_log, write_corpus
 
-from ptb_lm.errors import InputError
+from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.share import Share
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.run_folder import RunFolder
-from ptb_lm.training.world import World
+from ptb_lm.training.world import World, joined_world
 
 STREAMS, STEPS, WINDOWS = 5, 6, 55
 FLOAT64 = (
@@ -348,3 +348,32 @@ def test_the_dropped_words_of_all_shares_are_those_of_the_batch() -> None:
 
     parts = [kept(Share(a, b, 5), a, b) for a, b in ((0, 2), (2, 5))]
     assert torch.cat(parts, dim=1).equal(kept(None, 0, 5))
+
+
+def test_a_process_takes_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "WORLD_SIZE": "3",
+        "RANK": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }
+    taken: list[int] = []
+
+    def no_connection(*arguments: object, **more: object) -> None:
+        raise RuntimeError("nobody is there")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", no_connection)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="process 1 of this machine has no GPU of its own"):
+        joined_world("auto", told).__enter__()
+    assert taken == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(PtbLmError, match="process 2 has lost the others: nobody is there"):
+        joined_world("auto", told).__enter__()
+    assert taken == [1]
+    with pytest.raises(PtbLmError, match="nobody is there"):
+        joined_world("cpu", told).__enter__()
+    assert taken == [1]

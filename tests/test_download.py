@@ -40,7 +40,7 @@ from ptb_lm.errors import InputError, PtbLmError
 
 TRAIN, VALID, TEST = NAMES = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
 LINES = {TRAIN: 2000, VALID: 300, TEST: 200}  # the first takes several chunks of a transfer
-SHORT_TIMEOUT_SECONDS = 0.25  # where a server says nothing; elsewhere a busy machine may be slow
+SHORT_TIMEOUT_SECONDS = 0.5  # where a server says nothing; elsewhere a busy machine may be slow
 
 ZEROS_BYTES = 50_000_000  # of a member that is small only in its archive
 HTML = b"<!DOCTYPE html><html><body>This page has moved.</body></html>"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from ptb_lm.config import ModelConfig, resolve
+from ptb_lm.evaluation.trained import load
+from ptb_lm.evaluation.ways import monte_carlo
 from ptb_lm.model import network as network_module
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
@@ -369,6 +372,27 @@ def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: 
     assert nll_sum(together) < max(nll_sum(each.log()) for each in passes)
     plain = target_log_probabilities(network, tokens, 1)
     assert nll_sum(plain) != pytest.approx(nll_sum(together), rel=1e-6)
+
+
+def test_a_pass_with_dropout_draws_masks_for_each_window_of_training(dropped: Path) -> None:
+    """By windows of T steps run one after the other in training mode."""
+    checkpoint = load_checkpoint(Path("run/last.pt"))
+    network = checkpoint.network()
+    tokens = torch.randint(len(checkpoint.vocabulary), (18,))
+    torch.manual_seed(9)
+    expected, hidden = [], network.train().zero_state(1)
+    for start in (0, 5, 10, 15):  # the last has two targets
+        window = tokens[start : start + 6]
+        logits, hidden = network(window[:-1, None], hidden)
+        log_p = torch.log_softmax(logits[:, 0], dim=1)
+        expected.append(log_p.gather(1, window[1:, None]).flatten())
+    torch.manual_seed(9)
+    text = tokens.numpy().astype("int32")
+    passed = monte_carlo_log_probabilities(network, text, 1, samples=1, unrolled_steps=5)
+    torch.testing.assert_close(passed.float(), torch.cat(expected).detach())
+    scorer = monte_carlo(3).scorer(load("run", "cpu"), Path())
+    assert isinstance(scorer, partial)
+    assert scorer.keywords == {"samples": 3, "unrolled_steps": 5}
 
 
 def test_certainty_by_the_mean_of_many_passes_is_no_more_than_certainty() -> None:

@@ -33,6 +33,7 @@ from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.durable import durable_folder
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.evaluation import export as exporting
 from ptb_lm.evaluation.export import ONNX, README
 from ptb_lm.evaluation.exported_readme import exported_readme
 from ptb_lm.model.cells import CELLS
@@ -476,12 +477,22 @@ def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"a": None, "a/other": b"other"}
 
 
-def test_a_signal_while_it_measures_leaves_nothing(workplace: Path) -> None:
+def test_a_signal_while_it_measures_leaves_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(workplace)
     stop = StopFlag()
-    stop.signal_number = signal.SIGTERM
+    score_text, splits = exporting.score_text, []
+
+    def signalled(*arguments: Any) -> Any:
+        splits.append(arguments[2].split)
+        stop.signal_number = signal.SIGTERM
+        return score_text(*arguments)
+
+    monkeypatch.setattr(exporting, "score_text", signalled)
     with pytest.raises(Stopped):
         export(LAST, "new", stop=stop)
+    assert splits == ["valid"]
     assert contents(workplace) == before
 
 

@@ -341,9 +341,16 @@ def test_captured_scoring_scores_as_plain_scoring_does(
     tokens = torch.randint(V, (127,)).numpy().astype("int32")
     plain = scoring.target_log_probabilities(network, tokens, streams)
     monkeypatch.setattr(scoring, "capture_pays", lambda device, windows: windows == 10)
-    monkeypatch.setattr(scoring, "captured", uncaptured)
+    recorded = []
+
+    def noted(work: Callable[[], Result]) -> Callable[[], Result]:
+        recorded.append(work)
+        return uncaptured(work)
+
+    monkeypatch.setattr(scoring, "captured", noted)
     captured = scoring.target_log_probabilities(network, tokens, streams)
     assert torch.equal(captured, plain)
+    assert len(recorded) == 1
 
 
 class Operations(TorchDispatchMode):

@@ -277,7 +277,14 @@ def test_dropout_has_the_papers_rate_and_scale_in_training_and_none_in_evaluatio
 
 
 @pytest.mark.parametrize(
-    ("preset", "count"), [("small", 4_653_200), ("medium", 19_780_400), ("large", 66_034_000)]
+    ("preset", "count"),
+    [
+        ("small", 4_653_200),
+        ("medium", 19_780_400),
+        ("large", 66_034_000),
+        ("gal-medium-tied", 19_780_400),
+        ("gal-medium-untied", 19_780_400),
+    ],
 )
 def test_parameter_counts_are_the_papers(preset: str, count: int) -> None:
     with torch.device("meta"):

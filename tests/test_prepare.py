@@ -156,6 +156,8 @@ def test_lower_case_joins_words_before_they_are_counted() -> None:
     described = prepare(["text.txt"], "out", Preparation(lower=True, min_count=30))
     assert {*lines_of("out", "train")} == {"<unk> <unk> <unk> été été", "ας ας <unk>"}
     assert described["types"] == 4
+    done("data", "prepare", "text.txt", "--out", "again", "--lower", "--min-count", "30")
+    assert contents(Path("again")) == contents(Path("out"))
 
 
 def test_words_that_validation_alone_has_are_unk_and_that_is_said() -> None:

@@ -719,7 +719,7 @@ def test_what_is_drawn_is_what_was_recorded() -> None:
     (group,) = [group for group in grouped(read_evidence(Path("results"))) if group.runs]
     figure = Figure()
     drawings._draw(figure, group)
-    above, _ = figure.axes
+    above, below = figure.axes
     drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in above.get_lines()}
     of_runs = [Curve.of(run) for run in group.runs]
     for kind in ("train", "valid"):
@@ -727,8 +727,16 @@ def test_what_is_drawn_is_what_was_recorded() -> None:
             name for name in drawn if str(name).startswith(f"{kind}") and "paper" not in name
         ]
         np.testing.assert_allclose(drawn[label], mean_curve(of_runs, kind)[1])
+        thin = [line for line in above.get_lines() if line.get_linewidth() == 0.8]
+        for curve in of_runs:
+            assert any(list(line.get_ydata()) == getattr(curve, kind) for line in thin)
     (paper,) = [name for name in drawn if "in the paper" in str(name)]
     assert set(drawn[paper]) == {TABLE_1["small"].valid}
+    rates = [(list(line.get_xdata()), list(line.get_ydata())) for line in below.get_lines()]
+    assert rates == [(curve.epochs, curve.learning_rate) for curve in of_runs]
+    for line in above.get_lines():
+        if line.get_label() != paper:
+            assert list(line.get_xdata()) == [1, 2, 3]
 
 
 def test_the_mean_curve_is_over_the_epochs_that_all_have() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import make_table
 import numpy as np
@@ -58,8 +59,22 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def average_of(seeds: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["reproduce_average.py", "tiny.toml", "--seeds", str(seeds)])
+    monkeypatch.setattr("sys.argv", command(seeds)[1:])
     return reproduce_average.main()
+
+
+def command(seeds: int) -> list[str]:
+    """What makes so many members, two at once on any machine."""
+    options = ["--seeds", str(seeds), "--processes", "2"]
+    return [sys.executable, str(SCRIPT), "tiny.toml", *options]
+
+
+def wait_for_checkpoints(process: "subprocess.Popen[Any]", runs: list[Path]) -> None:
+    give_up_at = time.monotonic() + SAFETY_SECONDS
+    while not all((run / "last.pt").exists() for run in runs):
+        assert process.poll() is None
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
 
 
 def test_the_members_are_made_and_averaged_and_only_what_is_missing_is_made_later(
@@ -92,12 +107,9 @@ def test_stopped_it_has_saved_each_member_and_goes_on_to_the_same_scores(
     }
     for folder in ("results", "runs"):
         shutil.rmtree(checkout / folder)
-    command = [sys.executable, str(SCRIPT), "tiny.toml", "--seeds", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command(2), stderr=subprocess.PIPE, text=True) as process:
         runs = [checkout / "runs" / f"tiny-seed{seed}" for seed in (1, 2)]
-        while not all((run / "last.pt").exists() for run in runs):
-            assert process.poll() is None
-            time.sleep(0.05)
+        wait_for_checkpoints(process, runs)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 143
@@ -113,12 +125,9 @@ def test_killed_it_takes_its_members_along(checkout: Path) -> None:
     """After SIGKILL too, or a lack of memory: a member at work would hold its run's lock."""
     tiny = checkout / "tiny.toml"
     tiny.write_text(TINY.replace("epochs = 8", "epochs = 100000"))
-    command = [sys.executable, str(SCRIPT), "tiny.toml", "--seeds", "2"]
     runs = [checkout / "runs" / f"tiny-seed{seed}" for seed in (1, 2)]
-    with subprocess.Popen(command) as process:
-        while not all((run / "last.pt").exists() for run in runs):
-            assert process.poll() is None
-            time.sleep(0.05)
+    with subprocess.Popen(command(2)) as process:
+        wait_for_checkpoints(process, runs)
         process.kill()
     give_up_at = time.monotonic() + SAFETY_SECONDS
     for run in runs:

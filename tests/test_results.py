@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from adapting_page import FOLDER, WAYS
+from dropout_study import CONFIG, LINES
+from figures import draw_study, write_figures
 from make_table import PAGES
 from promises import PROMISES
 from reproduction_page import SCHEDULE, TITLES, study_runs
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
+from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic
 from ptb_lm.evaluation.score_file import load_scores, rounded, save_scores
@@ -20,7 +23,6 @@ from ptb_lm.evaluation.scores import average, figure, text_sha256
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.report.averages import reached_by
 from ptb_lm.report.comparison import beside_papers
-from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import read_evidence
 from ptb_lm.report.published import TABLE_1
 from ptb_lm.report.summary import optimal_perplexity
@@ -31,7 +33,7 @@ from ptb_lm.report.table import (
     with_blocks,
     with_results,
 )
-from ptb_lm.training.run_folder import read_metrics
+from ptb_lm.training.run_folder import SCORED_SPLITS, read_metrics
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = read_evidence(ROOT / "results")
@@ -192,14 +194,31 @@ def test_all_evidence_takes_little_room() -> None:
     assert sum(file.stat().st_size for file in files) < 25e6
 
 
-def test_the_figures_of_the_pages_are_of_the_evidence() -> None:
-    """By what they say of whose curves they are: bytes differ between versions of matplotlib."""
-    published = [group for group in beside_papers(EVIDENCE).groups if group.published]
-    assert published
-    assert (ROOT / "docs" / "dropout-study.svg").exists()
-    for group in published:
-        figure_of_group = (ROOT / "docs" / f"curves-{group.name}.svg").read_text(encoding="utf-8")
-        assert curves_title(group) in figure_of_group
+def test_the_figures_of_the_pages_are_drawn_by_todays_code_from_the_evidence(
+    tmp_path: Path,
+) -> None:
+    write_figures(ROOT / "results", tmp_path)
+    groups = [group.name for group in beside_papers(EVIDENCE).groups if group.published]
+    names = {"dropout-study.svg", "idea.svg", *(f"curves-{name}.svg" for name in groups)}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    for name in names:
+        committed = (ROOT / "docs" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == committed, "make table draws it anew"
+
+
+def test_the_figure_of_the_dropout_study_is_of_its_runs() -> None:
+    from matplotlib.figure import Figure
+
+    page = Figure()
+    draw_study(page, STUDY_RUNS)
+    for axes, kind in zip(page.axes, ("train", "valid"), strict=True):
+        means = {line.get_label(): line for line in axes.lines if line.get_linewidth() == 2}
+        assert list(means) == list(TITLES.values())
+        for way, title in TITLES.items():
+            runs = [run.epochs for run in STUDY_RUNS if run.config.model.dropout_on == way]
+            assert list(means[title].get_xdata()) == [line["epoch"] for line in runs[0]]
+            of_epochs = np.mean([[e[f"{kind}/perplexity"] for e in run] for run in runs], axis=0)
+            np.testing.assert_allclose(means[title].get_ydata(), of_epochs)
 
 
 STUDY_RUNS = study_runs(ROOT / "results")
@@ -215,8 +234,26 @@ def test_the_dropout_study_has_each_way_with_the_same_seeds() -> None:
         )
         environment = json.loads(run.folder.environment.read_text())
         assert all(len(part["commit"]) == 40 for part in environment)
+        recipe = recipe_of(
+            resolve(str(CONFIG), [f"model.dropout_on={run.config.model.dropout_on}"])
+        )
+        assert recipe_of(run.config) == recipe
+        assert run.config.run.precision == "fp32"
     assert seeds["none"]
     assert all(of_way == seeds["none"] for of_way in seeds.values())
+
+
+@pytest.mark.corpus
+def test_the_dropout_study_is_of_the_head_of_the_penn_treebank(data_dir: Path) -> None:
+    texts = {}
+    for file in PTB_FILES:
+        lines = (ptb_folder(data_dir) / file.name).read_text().splitlines()
+        head = lines[: LINES[file.split]]
+        texts[file.split] = [word for line in head for word in [*line.split(), "<eos>"]]
+    known = set(texts["train"])
+    for split in SCORED_SPLITS:
+        words = [word if word in known else "<unk>" for word in texts[split]]
+        assert {run.scores[split].text.text_sha256 for run in STUDY_RUNS} == {text_sha256([words])}
 
 
 def test_the_papers_claim_is_seen_in_the_study() -> None:

@@ -669,7 +669,7 @@ def test_a_live_view_ends_with_the_run() -> None:
         terminal.wait_for("epoch 13 of 13")
         make_run(scored=True, name="other")
         for split in ("valid", "test"):
-            shutil.copy(f"other/scores-{split}.npz", run)
+            Path(f"other/scores-{split}.npz").rename(run / f"scores-{split}.npz")
         assert terminal.end() == 0
     lines = terminal.after_the_view.replace("\x1b[?25h", "").splitlines()
     assert any(line.startswith("  test   perplexity 80.00") for line in lines)

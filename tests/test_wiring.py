@@ -1,8 +1,11 @@
 """What a call asks for reaches the part that does it, and what is recorded is what was done."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,12 +22,13 @@ from short_runs import short_config, trained
 
 from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.errors import PtbLmError
-from ptb_lm.evaluation import evaluate
+from ptb_lm.evaluation import evaluate, texts
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.trained import load
+from ptb_lm.model.backends import configure_backends
 from ptb_lm.report.evidence import splits_scored
 from ptb_lm.stop import StopFlag, Stopped
-from ptb_lm.training import environment, open_run, run
+from ptb_lm.training import environment, loop, open_run, run, steps
 from ptb_lm.training.open_run import open_run as opened
 from ptb_lm.training.run_folder import RunFolder, read_metrics
 from ptb_lm.training.state import TrainingState
@@ -57,6 +61,20 @@ def test_a_run_in_bfloat16_trains_and_is_evaluated_in_it() -> None:
         assert np.array_equal(load_scores(Path(f"{precision}.npz")).log_probabilities, kept)
     assert first["bf16"] != first["fp32"]
     assert first["bf16"] == pytest.approx(first["fp32"], rel=0.01)
+
+
+def test_a_run_in_tf32_has_a_gpu_round_and_so_has_its_evaluation() -> None:
+    def rounding() -> set[str]:
+        backends: Any = torch.backends
+        return {backends.cuda.matmul.fp32_precision, backends.cudnn.rnn.fp32_precision}
+
+    done(*train_arguments("runs/tf32", "--precision", "tf32", "--max-steps", "1"))
+    assert rounding() == {"tf32"}
+    configure_backends("fp32")
+    assert rounding() == {"ieee"}
+    with load("runs/tf32", "cpu").at_work():
+        assert rounding() == {"tf32"}
+    configure_backends("fp32")
 
 
 @pytest.fixture
@@ -238,17 +256,50 @@ def test_the_handlers_of_signals_are_given_back() -> None:
     assert [signal.getsignal(kind) for kind in kinds] == before
 
 
+def test_evaluation_looks_for_the_data_where_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def noted(name: str, data_dir: Path, stop: StopFlag) -> Corpus:
+        asked.append(data_dir)
+        return load_corpus(name, data_dir, stop)
+
+    monkeypatch.setattr(texts, "load_corpus", noted)
+    done("eval", LAST, "--data-dir", "here")
+    evaluate.evaluate(load(LAST, "cpu"), data_dir="there")
+    done("export", LAST, "--out", "new", "--data-dir", "elsewhere")
+    assert asked == [Path("here"), Path("there"), Path("elsewhere")]
+
+
 # What is recorded
 
 
-def test_a_changed_tree_is_no_clean_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"rev-parse": "a" * 40, "status": "M ptb_lm/cli.py"}
-    (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ptb_lm" / "training" / "x.py"))
-    monkeypatch.setattr(environment, "_git", lambda source, command, *more: answers[command])
-    assert described()["commit"] == "a" * 40 + "+changes"
-    answers["status"] = ""
-    assert described()["commit"] == "a" * 40
+def test_a_changed_program_is_no_clean_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changed where it lies, or in its presets; evidence and pages are no part of it."""
+    program, preset, evidence = (
+        "ptb_lm/training/x.py",
+        "configs/small.toml",
+        "results/a/config.toml",
+    )
+    for name in (program, preset, evidence):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("first")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / program))
+    assert described()["commit"] is None
+    who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    for command in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True)
+    clean = described()["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    for name, mark in ((evidence, ""), (program, "+changes"), (preset, "+changes")):
+        (tmp_path / name).write_text("second")
+        assert described()["commit"] == clean + mark
+        (tmp_path / name).write_text("first")
+    (tmp_path / "ptb_lm" / "new.py").write_text("new")
+    assert described()["commit"] == clean + "+changes"
 
 
 def test_the_machine_is_named_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +314,36 @@ def test_the_machine_is_named_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def described() -> dict[str, Any]:
     return environment.describe_environment(torch.device("cpu"))
+
+
+def test_the_clock_of_a_run_runs_through_its_steps_and_validations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that only what is to be timed moves on: 7 s a step, 100 s a validation."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def taking(seconds: float, work: Any) -> Any:
+        def timed(*arguments: Any, **more: Any) -> Any:
+            now[0] += seconds
+            return work(*arguments, **more)
+
+        return timed
+
+    monkeypatch.setattr(steps, "training_window", taking(1, steps.training_window))
+    monkeypatch.setattr(steps, "window_objective", taking(2, steps.window_objective))
+    monkeypatch.setattr(steps, "sgd_step_", taking(4, steps.sgd_step_))
+    monkeypatch.setattr(
+        loop, "target_log_probabilities", taking(100, loop.target_log_probabilities)
+    )
+    timed = trained(short_config("text"), Path("runs/timed"))
+    training = timed.config.training
+    ends = [line for line in read_metrics(timed.folder.metrics) if "seconds" in line]
+    each = 7 * timed.windows + 100
+    epochs = range(1, training.epochs + 1)
+    assert [line["seconds"] for line in ends] == [each * epoch for epoch in epochs]
+    words = training.batch_size * training.unrolled_steps
+    assert {line["words_per_second"] for line in ends} == {words / 7}
 
 
 def test_the_seconds_of_an_epoch_are_of_training_and_validation() -> None:

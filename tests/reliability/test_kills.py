@@ -264,4 +264,5 @@ def test_overwriting_killed_again_and_again_ends_with_a_fresh_run(
     assert run_and_kill(campaign, run, command, None, rng)
     require_same_content(run, workplace / "runs" / "uninterrupted")
     assert log_of_run(run) == log_of_run(workplace / "runs" / "uninterrupted")
+    assert campaign.counts["kills"] > 0
     tally.count("kills", campaign.counts["kills"])

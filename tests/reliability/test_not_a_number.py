@@ -343,7 +343,13 @@ def test_everything_that_is_printed_as_json_is_json(
     shutil.copy("run/scores-valid.npz", "as-bad.npz")
     averaged = done("average", "run/scores-valid.npz", "as-bad.npz", "--json").out
     assert strict_json(averaged)["average"]["perplexity"] is None
+    reported = done("report", "run", "--json", "--out", "report").out
+    assert strict_json(reported)["others"][0]["valid"]["mean"] is None
     texts += [evaluated, averaged, done("data", "info", "--data", "text", "--json").out]
+    shutil.copytree("run", "again")
+    compared = done("compare", "run", "again", "--json").out
+    texts += [reported, Path("report/report.json").read_text(), compared]
+    texts.append(done("watch", "run", "--json").out)
     for text in texts:
         assert strict_json(text)
     tally.count("JSON texts of an overflow read strictly", len(texts) + len(lines))
