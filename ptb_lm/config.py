@@ -304,10 +304,10 @@ def validated(
 
 
 def load_config(path: Path) -> Config:
-    """Read the ``config.toml`` of a run folder, which must be complete.
+    """Read the ``config.toml`` of a run folder; a key of ``[run]`` that it lacks has its default.
 
     Raises:
-        InputError: the file is missing, not TOML, or lacks a key.
+        InputError: the file is missing, not TOML, or lacks a key of another section.
     """
     return resolve(str(path))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -259,3 +260,21 @@ def test_a_process_that_dies_while_it_is_timed_is_one_line() -> None:
 def test_every_task_and_preset_of_the_bench_is_there() -> None:
     assert set(worker.TASKS) == {"training", "evaluation", "limit"}
     assert all(preset_headline(preset) for preset in measure.PAPER_PRESETS)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_nothing_is_measured_before_every_preset_is_seen_to_be_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "bench", None)
+    outcome = ptb_lm("bench", "tiny.toml", "nonesuch")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: config 'nonesuch': no such preset or file")
+
+
+def test_a_process_that_cannot_measure_says_so_in_a_line() -> None:
+    command = worker.Subject("nonesuch", "cpu", "fp32").command("limit")
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("config 'nonesuch': no such preset or file")
+    assert ended.stderr.count("\n") == 1

@@ -24,7 +24,7 @@ from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.share import Share
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.run_folder import RunFolder
-from ptb_lm.training.world import World, joined_world
+from ptb_lm.training.world import TorchrunWorld, World, joined_world
 
 STREAMS, STEPS, WINDOWS = 5, 6, 55
 FLOAT64 = (
@@ -377,3 +377,19 @@ def test_a_process_takes_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(PtbLmError, match="nobody is there"):
         joined_world("cpu", told).__enter__()
     assert taken == [1]
+
+
+def test_what_the_first_process_fails_of_is_said_though_the_others_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody_hears(world: World, value: object) -> None:
+        raise PtbLmError("process 0 has lost the others")
+
+    def missing() -> None:
+        raise InputError("no such text")
+
+    monkeypatch.setattr(TorchrunWorld, "_broadcast_object", nobody_hears)
+    world = object.__new__(TorchrunWorld)
+    world.rank, world.size = 0, 2
+    with pytest.raises(InputError, match="no such text"):
+        world.broadcast_result(missing)

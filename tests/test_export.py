@@ -287,6 +287,17 @@ def test_a_perplexity_of_other_weights_is_not_given(workplace: Path) -> None:
     assert json.loads(Path("new", CONFIG).read_text())["valid_perplexity"] is None
 
 
+def test_a_diverged_model_is_said_to_be_of_the_epoch_that_it_is_of(workplace: Path) -> None:
+    checkpoint = load_checkpoint(Path(LAST))
+    checkpoint.valid_perplexity = np.inf
+    save_checkpoint(checkpoint, Path("diverged.pt"))
+    without_texts()
+    done("export", "diverged.pt", "--out", "new")
+    readme = Path("new", README).read_text()
+    assert "saved after epoch 2 of 2" in readme
+    assert "records no figure of these weights" in readme
+
+
 # Without ptb-lm.
 
 WITHOUT_PTB_LM = """

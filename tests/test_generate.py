@@ -19,6 +19,7 @@ from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.generate import next_word_probabilities, sample_generator
 from ptb_lm.evaluation.trained import TrainedModel
+from ptb_lm.model.network import LanguageModel
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -357,3 +358,18 @@ def test_words_come_as_they_are_drawn_and_a_signal_ends_them(tmp_path: Path) -> 
         assert process.wait(SAFETY_SECONDS) == 143
         assert process.stderr.read() == b"stopped by SIGTERM\n"
         watchdog.cancel()
+
+
+def test_of_a_prompt_however_long_the_last_words_logits_alone_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = decided_model()
+    rows, logits = [], LanguageModel.logits
+
+    def noted(network: LanguageModel, x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return logits(network, x)
+
+    monkeypatch.setattr(LanguageModel, "logits", noted)
+    assert len(list(generate(model, ["c"] * 5000, 3, generator=seeded(1)))) == 3
+    assert rows == [1, 1, 1]

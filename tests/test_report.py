@@ -929,6 +929,16 @@ def test_a_mistake_is_one_line_that_helps_and_changes_nothing(
     assert contents(empty_workplace) == there
 
 
+def test_curves_that_no_report_has_left_are_not_replaced() -> None:
+    make_run("runs/a")
+    Path("docs").mkdir()
+    Path("docs/curves-small.svg").write_text("mine")
+    outcome = ptb_lm("report", "runs/a", "--out", "docs")
+    assert outcome.code == 2
+    assert "curves-small.svg in it was not written by ptb-lm report" in outcome.err
+    assert contents(Path("docs")) == {"curves-small.svg": b"mine"}
+
+
 def test_a_report_is_replaced_by_the_next() -> None:
     """Of runs with a paper's table beside them, then of others, that have none."""
     make_run("runs/ours", epochs=0)

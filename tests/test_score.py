@@ -22,6 +22,7 @@ from small_models import LETTERS, decided_model
 
 from ptb_lm import SentenceScore, score
 from ptb_lm.config import resolve
+from ptb_lm.corpus import reading
 from ptb_lm.corpus.batching import batches_by_length, padded_windows
 from ptb_lm.corpus.reading import read_lines
 from ptb_lm.corpus.text import EOS, decoded
@@ -633,3 +634,28 @@ def test_a_diverged_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> No
     assert (
         outcome.err == "error: the checkpoint gives no probabilities: a weight is NaN or infinite\n"
     )
+
+
+def test_many_files_are_opened_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(tmp_path / f"{number}.txt") for number in range(9)]
+    for file in files:
+        Path(file).write_text("a b\n")
+    is_open, most, opened = 0, 0, reading.opened
+
+    @contextmanager
+    def noted(path: Path, stop: StopFlag) -> Iterator[Any]:
+        nonlocal is_open, most
+        with opened(path, stop) as file:
+            is_open += 1
+            most = max(most, is_open)
+            yield file
+            is_open -= 1
+
+    monkeypatch.setattr(reading, "opened", noted)
+    assert len(done("score", LAST, *files).out.splitlines()) == 1 + 9
+    assert most == 1
+    outcome = ptb_lm("score", LAST, *files, str(tmp_path), "missing.txt")
+    assert (outcome.code, outcome.out) == (2, "")  # known before the first is read
+    assert outcome.err == f"error: {tmp_path}: cannot be read: Is a directory\n"

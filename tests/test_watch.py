@@ -31,7 +31,7 @@ from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.lock import holder, locked
 from ptb_lm.training.elapsed import clock, number_in, training_seconds
 from ptb_lm.watch.braille import Line, draw, row_of
-from ptb_lm.watch.status import MetricsTail, RunStatus, StatusReader, read_status
+from ptb_lm.watch.status import MetricsTail, RunStatus, StatusReader
 from ptb_lm.watch.view import status_view
 
 SECONDS = 120
@@ -87,7 +87,7 @@ def make_run(*lines: dict[str, Any], scored: bool = False, name: str = "runs/x")
 def status_of(folder: Path) -> RunStatus:
     """The status at the moment in which the last line was written."""
     metrics = folder / "metrics.jsonl"
-    return read_status(folder, metrics.stat().st_mtime if metrics.exists() else 0.0)
+    return StatusReader(folder).read(metrics.stat().st_mtime if metrics.exists() else 0.0)
 
 
 def view_of(folder: Path, width: int = 80, height: float = math.inf) -> str:
@@ -140,9 +140,9 @@ def test_a_run_in_the_midst_of_an_epoch() -> None:
 def test_the_clock_runs_on_while_a_training_is_at_work_and_stands_while_none_is() -> None:
     run = make_run(end(1, 180.0), within(2200, 2))
     now = (run / "metrics.jsonl").stat().st_mtime + 7
-    stopped = read_status(run, now)
+    stopped = StatusReader(run).read(now)
     with held(run / ".lock"):
-        at_work = read_status(run, now)
+        at_work = StatusReader(run).read(now)
     assert at_work.seconds - stopped.seconds == pytest.approx(7)
     assert stopped.seconds_left - at_work.seconds_left == pytest.approx(7)
     assert "last line 0:00:07 ago" in status_view(at_work, 80).plain

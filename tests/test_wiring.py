@@ -94,6 +94,13 @@ def test_deterministic_algorithms_are_taken_where_they_are_asked_for(
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
+def test_to_use_a_model_leaves_them_as_they_are(usual_algorithms: None) -> None:
+    for asked in (True, False):
+        torch.use_deterministic_algorithms(asked)
+        with load(LAST, "cpu").at_work():
+            assert torch.are_deterministic_algorithms_enabled() is asked
+
+
 def test_the_option_for_them_is_recorded(usual_algorithms: None) -> None:
     done(*train_arguments("runs/new", "--deterministic", "--max-steps", "1"))
     recorded = tomllib.loads(Path("runs/new/config.toml").read_text())["run"]
@@ -270,6 +277,22 @@ def test_evaluation_looks_for_the_data_where_it_is_told_to(
     evaluate.evaluate(load(LAST, "cpu"), data_dir="there")
     done("export", LAST, "--out", "new", "--data-dir", "elsewhere")
     assert asked == [Path("here"), Path("there"), Path("elsewhere")]
+
+
+def test_of_several_models_none_is_at_work_before_all_are_seen_to_be_comparable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluate, "score_text", None)
+    outcome = ptb_lm("eval", LAST, "runs/none/last.pt")
+    assert outcome.code == 2
+    assert outcome.err == "error: runs/none/last.pt: no such checkpoint\n"
+    Path("damaged.pt").write_bytes(b"x")
+    assert "damaged" in ptb_lm("eval", LAST, "damaged.pt").err
+    shutil.copytree("text", "longer")
+    with Path("longer/train.txt").open("a") as file:
+        file.write("entirely new words\n")
+    done(*train_arguments("runs/longer", "--max-steps", "1", data="longer"))
+    assert "its vocabulary" in ptb_lm("eval", LAST, "runs/longer").err
 
 
 # What is recorded

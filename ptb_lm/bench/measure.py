@@ -74,16 +74,16 @@ def operations_per_word(config: Config, words: int = WORDS) -> int:
 def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     """Measure a preset: limit, then training and stock by turns, then evaluation.
 
+    Args:
+        subject: what to measure.
+        against_stock: beside stock too, which it has to be, see :func:`require_stock`.
+        rounds: of each measurement.
+
     Raises:
-        InputError: there is no such preset or precision, or stock is another model, or is not here,
-            as in an installation without the source tree.
+        InputError: there is no such preset or precision.
         PtbLmError: a process that measures failed.
     """
     config = subject.config()
-    if against_stock and not STOCK.exists():
-        raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
-    if against_stock:
-        _require_stock(config)
     limit, bytes_rate = _limits(subject, rounds)
     stocks = {"stock": _stock_command(subject)} if against_stock else {}
     if against_stock and subject.device == "cuda":
@@ -118,8 +118,14 @@ def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
     )
 
 
-def _require_stock(config: Config) -> None:
-    """Raise InputError if a model is another than PyTorch's parts are put together to."""
+def require_stock(subject: Subject) -> None:
+    """Raise InputError if a model is another than PyTorch's parts are put together to.
+
+    Likewise if stock is not here, as in an installation without the source tree.
+    """
+    if not STOCK.exists():
+        raise InputError("--against-stock: needs benchmarks/stock.py of the source tree")
+    config = subject.config()
     model, rates = config.model, config.model.dropout_rates
     distinct = {rates.input, rates.output, *([rates.between] if model.layers > 1 else [])}
     is_stock = {

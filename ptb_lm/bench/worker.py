@@ -23,10 +23,11 @@ import torch
 
 from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.splits import SPLITS
+from ptb_lm.errors import PtbLmError
 from ptb_lm.model.backends import configure_backends, matmul_routes
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.scoring import target_log_probabilities
-from ptb_lm.stop import StopFlag
+from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.loop import train
 from ptb_lm.training.run import Run
 from ptb_lm.training.shared_run import open_shared_run
@@ -66,12 +67,15 @@ def main() -> None:
     task_name, *words = sys.argv[1:]
     subject = Subject(*words)
     logging.getLogger("ptb_lm").setLevel(logging.WARNING)
-    with TASKS[task_name](subject) as task:
-        for line in sys.stdin:
-            result = task(int(line))
-            result["peak_bytes"] = peak_bytes(subject.device)
-            sys.stdout.write(json.dumps(result) + "\n")
-            sys.stdout.flush()
+    try:
+        with TASKS[task_name](subject) as task:
+            for line in sys.stdin:
+                result = task(int(line))
+                result["peak_bytes"] = peak_bytes(subject.device)
+                sys.stdout.write(json.dumps(result) + "\n")
+                sys.stdout.flush()
+    except (PtbLmError, Stopped) as error:
+        sys.exit(str(error))  # on standard error; the process that measures says the rest
 
 
 def peak_bytes(device: str) -> int:

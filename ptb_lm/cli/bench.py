@@ -37,18 +37,22 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""
-    from ptb_lm.bench.measure import PAPER_PRESETS, bench, bench_json, bench_table
+    from ptb_lm.bench.measure import PAPER_PRESETS, bench, bench_json, bench_table, require_stock
     from ptb_lm.bench.worker import Subject
     from ptb_lm.config import resolve
     from ptb_lm.training.environment import choose_device, describe_environment, settled
 
     chosen = choose_device(device or "auto")
     options = {"device": chosen.type, "precision": precision or "auto"}
-    rows = []
+    subjects = []
     for preset in presets or PAPER_PRESETS:
         run = settled(resolve(preset, options=options)).run
-        subject = Subject(preset, run.device, run.precision)
-        say(f"{preset} on {subject.device}, {subject.precision} …")
+        subjects.append(Subject(preset, run.device, run.precision))
+        if against_stock:
+            require_stock(subjects[-1])
+    rows = []
+    for subject in subjects:
+        say(f"{subject.preset} on {subject.device}, {subject.precision} …")
         rows.append(bench(subject, against_stock=against_stock, rounds=rounds))
     environment = describe_environment(chosen)
     show(to_json(bench_json(rows, environment)) if as_json else bench_table(rows))

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +46,13 @@ def score(
     device: Device = None,
 ) -> None:
     """Print the log-probability and perplexity of each line of a text."""
-    from ptb_lm.corpus.reading import STANDARD_INPUT, name_of, opened, read_lines
+    from ptb_lm.corpus.reading import (
+        STANDARD_INPUT,
+        name_of,
+        opened,
+        read_lines,
+        require_readable,
+    )
     from ptb_lm.evaluation.nbest import rank, read_hypotheses
     from ptb_lm.evaluation.score import LINES_AT_ONCE
     from ptb_lm.evaluation.score import score as score_lines
@@ -66,16 +71,18 @@ def score(
 
     if nbest is not None and (per_word or continuous):
         raise InputError(f"--nbest and --{'per-word' if per_word else 'continuous'}: choose one")
-    with StopFlag() as stop, ExitStack() as stack:
-        paths = files or [STANDARD_INPUT]
-        sources = [stack.enter_context(opened(path, stop)) for path in paths]
-        names = [name_of(path) for path in paths]
-        lines = _after_what_is_written(
-            line
-            for file, name in zip(sources, names, strict=True)
-            for line in read_lines(file, name, stop)
-        )
-        answers_at_once = line_buffered or any(file.isatty() for file in sources)
+    paths = files or [STANDARD_INPUT]
+    is_typed = STANDARD_INPUT in paths and sys.stdin is not None and sys.stdin.isatty()
+    require_readable(path for path in paths if path != STANDARD_INPUT)
+    with StopFlag() as stop:
+
+        def lines_of_files() -> Iterator[str]:
+            for path in paths:
+                with opened(path, stop) as file:
+                    yield from read_lines(file, name_of(path), stop)
+
+        lines = _after_what_is_written(lines_of_files())
+        answers_at_once = line_buffered or is_typed
         at_once = 1 if answers_at_once else LINES_AT_ONCE
         hypotheses = None if nbest is None else read_hypotheses(lines, nbest)
         model = load(checkpoint, device or "auto")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder, read_ptb
-from ptb_lm.corpus.reading import PART_BYTES, read_words, require_there
+from ptb_lm.corpus.reading import PART_BYTES, read_words, require_readable
 from ptb_lm.corpus.splits import BUILT_IN, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import decoded, words_of
@@ -87,7 +87,7 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     else:
         _require_own_text(Path(name))
         files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
-        require_there(files.values())
+        require_readable(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
     vocabulary, train = encode_training_text(words.pop("train"))
     others = {split: vocabulary.encode_text(text) for split, text in words.items()}

@@ -24,7 +24,7 @@ from ptb_lm.corpus.reading import (
     name_of,
     progress,
     read_words,
-    require_there,
+    require_readable,
 )
 from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
@@ -124,7 +124,7 @@ def prepare(
     sources, folder = [Path(file) for file in files], Path(out)
     if sources.count(STANDARD_INPUT) > 1:
         raise InputError(f"{STANDARD_INPUT}: standard input comes once; name it once")
-    require_there(source for source in sources if source != STANDARD_INPUT)
+    require_readable(source for source in sources if source != STANDARD_INPUT)
     _require_free(folder, sources, overwrite=overwrite)
     text = _Text.read(sources, preparation, stop)
     counts = text.counts(stop)

@@ -102,11 +102,16 @@ def _lines_of(file: IO[bytes], name: str, stop: StopFlag) -> Iterator[bytes]:
         yield line
 
 
-def require_there(paths: Iterable[Path]) -> None:
-    """Raise InputError if one of several files is missing, before the first is read."""
+def require_readable(paths: Iterable[Path]) -> None:
+    """Raise InputError if one of several files cannot be read, before the first is.
+
+    A pipe is only looked for: opened, it would wait for its writer.
+    """
     for path in paths:
         try:
-            path.stat()
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                path.open("rb").close()
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -25,7 +25,7 @@ from ptb_lm.evaluation.scores import (
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
-from ptb_lm.evaluation.trained import TrainedModel, load, model_place
+from ptb_lm.evaluation.trained import TrainedModel, load, model_place, read_model
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
@@ -249,16 +249,13 @@ def evaluate_checkpoints(
         Stopped: a signal came.
     """
     require_each_once((path, model_place(path)) for path in paths)
+    if len(paths) > 1:  # known before the first is at work, for minutes or hours
+        _require_one_vocabulary(paths)
     members: list[list[Scores]] = [[] for _ in ways]
     configs = []
-    vocabulary: Vocabulary | None = None
     tokens: TokenIds | None = None
     for path in paths:
         model = _with_data(load(path, device), request)
-        vocabulary = vocabulary or model.vocabulary
-        if model.vocabulary.sha256 != vocabulary.sha256:
-            differs = model.vocabulary.differs_from(vocabulary, str(paths[0]))
-            raise InputError(f"{path}: {differs}; evaluate them one at a time")
         for way in ways:
             way.scorer(model, request.data_dir)  # what it refuses is refused before a text is read
         if tokens is None or request.text is None:  # else each has data of its own
@@ -267,6 +264,16 @@ def evaluate_checkpoints(
             scores.append(_evaluate(model, tokens, request, way, stop))
         configs.append(model.config)
     return members, configs
+
+
+def _require_one_vocabulary(paths: Sequence[Path]) -> None:
+    """Raise InputError if one of several models is not there, damaged, or of other words."""
+    _, first = read_model(paths[0])
+    for path in paths[1:]:
+        _, other = read_model(path)
+        if other.vocabulary.sha256 != first.vocabulary.sha256:
+            differs = other.vocabulary.differs_from(first.vocabulary, str(paths[0]))
+            raise InputError(f"{path}: {differs}; evaluate them one at a time")
 
 
 def _with_data(model: TrainedModel, request: EvaluationRequest) -> TrainedModel:

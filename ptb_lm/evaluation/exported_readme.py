@@ -121,7 +121,7 @@ def _facts(checkpoint: Checkpoint) -> str:
     tied = "one matrix with the softmax's" if model.tied else "not tied to the softmax"
     layers = "1 layer" if model.layers == 1 else f"{model.layers} layers"
     saved = f"after epoch {checkpoint.epoch}"
-    if not checkpoint.is_validated:
+    if checkpoint.is_within_epoch:
         saved = f"within epoch {checkpoint.epoch + 1}"
     rows = {
         "network": f"{CELL_NAMES[model.cell]}, {layers} of {model.hidden_size:,} units; embedding "

@@ -87,8 +87,8 @@ def generate(
         words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
         for _ in range(count):
             stop.check()
-            logits, hidden = network(words[:, None], hidden)  # (T, 1, V)
-            last = logits[-1, 0].double().cpu()
+            states, hidden = network.top_layer(words[:, None], hidden)  # (T, 1, H)
+            last = network.logits(states[-1:])[0, 0].double().cpu()  # (V,)
             require_probabilities(last)
             weights = next_word_probabilities(last, sampling, excluded)
             drawn = int(torch.multinomial(weights, 1, generator=generator))

@@ -56,7 +56,8 @@ class TrainedModel:
             PtbLmError: memory does not suffice.
         """
         with memory_errors_explained(self.config, "nothing was written"):
-            configure_backends(self.config.run.precision)
+            run = self.config.run
+            configure_backends(run.precision, deterministic=run.deterministic or None)
             yield self.network
 
 

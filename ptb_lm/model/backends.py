@@ -21,7 +21,7 @@ MAX_MATMUL_ERROR = 1e-6
 """Of a float32 product against float64, as a share of its norm; rounding to bfloat16 makes 2e-3."""
 
 
-def configure_backends(precision: str, *, deterministic: bool = False) -> None:
+def configure_backends(precision: str, *, deterministic: bool | None = None) -> None:
     """Set the arithmetic of every product alike, and how large buffers are kept.
 
     Set for the whole process; the last call counts.
@@ -31,7 +31,8 @@ def configure_backends(precision: str, *, deterministic: bool = False) -> None:
             product are rounded to TF32, 10 bits of mantissa; elsewhere as ``fp32``. ``bf16``: what
             :class:`~ptb_lm.model.network.LanguageModel` does in bfloat16 it casts itself; all
             else is as in ``fp32``.
-        deterministic: take only algorithms that give the same bits each time.
+        deterministic: whether to take only algorithms that give the same bits each time; None
+            leaves that as it is.
     """
     assert precision in ("fp32", "tf32", "bf16")
     backends: Any = torch.backends  # its parts become objects at import, unseen by mypy
@@ -45,7 +46,8 @@ def configure_backends(precision: str, *, deterministic: bool = False) -> None:
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    if deterministic != torch.are_deterministic_algorithms_enabled():  # to ask takes no import
+    # To ask takes no import.
+    if deterministic not in (None, torch.are_deterministic_algorithms_enabled()):
         torch.use_deterministic_algorithms(deterministic)
     _keep_large_buffers()
 

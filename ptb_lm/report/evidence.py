@@ -66,7 +66,7 @@ class Evidence:
 
     @property
     def minutes(self) -> float:
-        """Minutes of training, validation and saving."""
+        """Minutes of training and validation."""
         return float(self.epochs[-1]["seconds"]) / 60
 
     @property

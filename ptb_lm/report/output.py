@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ptb_lm.durable import durable_file
@@ -38,7 +39,6 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     """
     if os.path.exists(folder) and not os.path.isdir(folder):  # noqa: PTH110, PTH112
         raise InputError(f"--out {folder}: not a folder; name a folder for the report")
-    _require_own_or_absent(folder)
     curves = _drawn(comparison)
     names = {name: f"curves-{name}.png" for name in curves}
     contents = {
@@ -52,6 +52,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         "report.json": f"{to_json(report_json(comparison), indent=2)}\n".encode(),
         "report.html": report_page(comparison, drawings).encode(),
     }
+    _require_own_or_absent(folder, contents)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,22 +63,30 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def _require_own_or_absent(folder: Path) -> None:
-    """Raise InputError if a file would be replaced that no report before this one has left."""
-    for name, beginning in BEGINNINGS.items():
-        path = folder / name
-        try:
-            with path.open("rb") as file:
-                is_own = file.read(len(beginning)) == beginning
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
-        if not is_own:
+def _require_own_or_absent(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError if a file would be replaced that no report before this one has left.
+
+    Curves look like anybody's: they are a report's where one lies beside them.
+    """
+    is_own = {name: _is_own(folder / name, mark) for name, mark in BEGINNINGS.items()}
+    for name in names:
+        is_known = is_own[name] if name in is_own else any(is_own.values())
+        if os.path.lexists(folder / name) and not is_known:
             raise InputError(
                 f"--out {folder}: {name} in it was not written by ptb-lm report and would go; "
                 "name another folder"
             )
+
+
+def _is_own(path: Path, beginning: bytes) -> bool:
+    """Whether a file is there and begins as a report's does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _drawn(comparison: Comparison) -> dict[str, dict[str, bytes]]:

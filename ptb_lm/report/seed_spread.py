@@ -27,9 +27,11 @@ class SeedSpread:
     Attributes:
         deviation: the standard deviation of such a difference.
         degrees_of_freedom: of its estimate.
-        bound: 95 % of the differences that seeds alone make are at most this (a two-sided t test).
+        bound: 95 % of the differences that seeds alone make are at most this (a two-sided t test;
+            of two recipes, whose variances may differ, Welch's).
         seeds: from how many other seeds of the first run's recipe and of the other's it is
-            estimated; one number where both are of one recipe.
+            estimated; one number where both are of one recipe. Of a recipe with fewer than two,
+            the variance is taken to be the other's.
     """
 
     deviation: float
@@ -51,18 +53,37 @@ class SeedSpread:
         """
         recipes = {all_but_seed(run.config): run for run in runs}
         others = [_perplexities(split, run, runs, siblings) for run in recipes.values()]
-        known = [each for each in others if len(each) > 1]
-        degrees = sum(len(each) - 1 for each in known)
-        if not degrees:
+        known = [(statistics.variance(each), len(each) - 1) for each in others if len(each) > 1]
+        if not known:
             return None
-        squares = sum((len(each) - 1) * statistics.variance(each) for each in known)
-        deviation = sqrt(2 * squares / degrees)
+        deviation, degrees = _of_difference(*known)
         quantile = STUDENTS_T[min(degrees, len(STUDENTS_T)) - 1]
         return cls(deviation, degrees, quantile * deviation, tuple(map(len, others)))
 
     def explains(self, difference: float) -> bool | None:
         """Whether a difference is one that two seeds may well have; None of one that is unknown."""
         return abs(difference) <= self.bound if isfinite(difference) else None
+
+
+def _of_difference(
+    first: tuple[float, int], other: tuple[float, int] | None = None
+) -> tuple[float, int]:
+    """Return the standard deviation of the difference of two draws, and its degrees of freedom.
+
+    Args:
+        first: the variance of the first draw as it is estimated, and the degrees of freedom.
+        other: the same of the second; None, if both draws have the first variance.
+
+    Returns:
+        by Welch and Satterthwaite, where there are two variances; their degrees rounded down.
+    """
+    if other is None:
+        variance, degrees = first
+        return sqrt(2 * variance), degrees
+    total = first[0] + other[0]
+    squares = sum(variance**2 / degrees for variance, degrees in (first, other))
+    degrees = int(total**2 / squares) if squares else min(first[1], other[1])
+    return sqrt(total), degrees
 
 
 def siblings_of(runs: Sequence[Evidence]) -> list[Evidence]:

@@ -23,7 +23,7 @@ OF_THE_RUN = ("from_step", "steps_per_epoch")
 
 
 @dataclass(frozen=True)
-class Reached:
+class ReachedPerplexity:
     """A perplexity that a run has reached.
 
     Attributes:
@@ -46,12 +46,12 @@ class Results:
         best_epoch: with the lowest validation perplexity; None while there is none.
         best_valid_perplexity: that perplexity.
         words_per_second: over all epochs done; NaN before the first.
-        minutes: of training, validation and saving, up to the last epoch done.
+        minutes: of training and validation, up to the last epoch done.
     """
 
     epochs_done: int
     epochs: int
-    reached: dict[str, Reached]
+    reached: dict[str, ReachedPerplexity]
     best_epoch: int | None
     best_valid_perplexity: float
     words_per_second: float
@@ -65,12 +65,12 @@ class Results:
         finite = {epoch: value for epoch, value in valid.items() if isfinite(value)}
         best = min(finite, key=lambda epoch: finite[epoch], default=None)
         rates = [rate for end in ends if (rate := number_in(end, "words_per_second")) > 0]
-        reached = {split: Reached(nan, None) for split in SCORED_SPLITS}
+        reached = {split: ReachedPerplexity(nan, None) for split in SCORED_SPLITS}
         if ends:
-            reached["valid"] = Reached(number_in(ends[-1], "valid/perplexity"), None)
+            reached["valid"] = ReachedPerplexity(number_in(ends[-1], "valid/perplexity"), None)
         for split, scores in run.scores.items():
             whole = figure(scores.log_probabilities)
-            reached[split] = Reached(whole.perplexity, Scored(scores.text, whole.tokens))
+            reached[split] = ReachedPerplexity(whole.perplexity, Scored(scores.text, whole.tokens))
         return cls(
             epochs_done=ends[-1]["epoch"] if ends else 0,
             epochs=run.config.training.epochs,
@@ -224,7 +224,7 @@ def _difference(
     epochs = {result.epochs_done for result in results}
     if split == "valid" and not (first.scored and other.scored) and len(epochs) > 1:
         common = min(epochs)
-        first, other = (Reached(_valid_at(run, common), None) for run in runs)
+        first, other = (ReachedPerplexity(_valid_at(run, common), None) for run in runs)
         remark = f"after epoch {common} of both"
     obstacle = _obstacle(runs, first, other)
     perplexity = percent = nan
@@ -238,7 +238,7 @@ def _difference(
     return Difference(split, obstacle, remark, perplexity, percent, spread, paired)
 
 
-def _obstacle(runs: Pair, first: Reached, other: Reached) -> str:
+def _obstacle(runs: Pair, first: ReachedPerplexity, other: ReachedPerplexity) -> str:
     """Say why two perplexities are not of the same thing; nothing, where they are."""
     if first.scored and other.scored:
         mine, theirs = first.scored.text, other.scored.text
@@ -251,7 +251,7 @@ def _obstacle(runs: Pair, first: Reached, other: Reached) -> str:
     return f"the vocabularies of {' and of '.join(names)}"
 
 
-def _remark(first: Reached, other: Reached) -> str:
+def _remark(first: ReachedPerplexity, other: ReachedPerplexity) -> str:
     """Say in which way one text was scored otherwise by the two."""
     if not (first.scored and other.scored):
         return ""

@@ -115,9 +115,10 @@ def _beside_seeds(difference: Difference) -> str:
         return "the seed spread is not known: too few other seeds"
     verdict = "within" if spread.explains(difference.perplexity) else "beyond"
     seeds = " and ".join(map(str, spread.seeds))
+    if_alike = ", if both vary alike" if min(spread.seeds) < 2 else ""
     return (
         f"{verdict} the seed spread: 95 % of the differences that seeds alone make are at most "
-        f"{spread.bound:.2f} (from {seeds} other seeds)"
+        f"{spread.bound:.2f} (from {seeds} other seeds{if_alike})"
     )
 
 

@@ -54,10 +54,14 @@ class Checkpoint:
     random_states: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def is_within_epoch(self) -> bool:
+        """Whether windows have changed the weights since an epoch's end."""
+        return self.state is not None and self.state.windows_done > 0
+
+    @property
     def is_validated(self) -> bool:
-        """Whether ``valid_perplexity`` is of these weights, which no window has changed since."""
-        trained_on = self.state is not None and self.state.windows_done > 0
-        return math.isfinite(self.valid_perplexity) and not trained_on
+        """Whether ``valid_perplexity`` is a number, and of these weights."""
+        return math.isfinite(self.valid_perplexity) and not self.is_within_epoch
 
     def network(self) -> LanguageModel:
         """Build the network with these weights."""

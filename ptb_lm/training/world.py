@@ -10,7 +10,7 @@ Shapes: B streams, H hidden units, N words of the windows of one process.
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -115,7 +115,8 @@ class TorchrunWorld(World):
         try:
             value = make()
         except BaseException as error:
-            self._broadcast_object(_Failure(getattr(error, "exit_code", 1)))
+            with suppress(PtbLmError):  # where they have gone as well, this stays the cause
+                self._broadcast_object(_Failure(getattr(error, "exit_code", 1)))
             raise
         self._broadcast_object(value)
         return value

@@ -233,19 +233,6 @@ class StatusReader:
         return steps if isinstance(steps, int) and steps > 0 else None
 
 
-def read_status(path: Path, now: float) -> RunStatus:
-    """Read how far a run is.
-
-    Args:
-        path: of its folder.
-        now: the time, as ``time.time`` has it.
-
-    Raises:
-        InputError: it is not a run's folder, or a file in it is damaged.
-    """
-    return StatusReader(path).read(now)
-
-
 def _steps_per_epoch(records: Sequence[Record]) -> int | None:
     """Return the steps of an epoch, as the line of an epoch's end tells them."""
     ends = [record for record in records if "valid/perplexity" in record and record["epoch"] > 0]

@@ -30,10 +30,11 @@ from promises import Tally
 
 from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.training import layout
 from ptb_lm.training.checkpoint import FORMAT, load_checkpoint
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run_folder import RunFolder
-from ptb_lm.training.tensor_file import DamagedFileError, save_tensors
+from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
 LAST, PREVIOUS = Path(STOPPED) / "last.pt", Path(STOPPED) / "previous.pt"
 CAPABILITY_VERSION_3, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 0x20080522, 1, 2
@@ -503,3 +504,13 @@ def test_every_checkpoint_is_a_zip_archive_that_others_can_open(workplace: Path)
             assert archive.testzip() is None
         assert comment.startswith("ptb-lm sha256 ")
         assert path.read_bytes().endswith(comment.encode())
+
+
+def test_a_vocabulary_may_have_any_number_of_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list takes two operations of the pickle for each thousand, and those are limited."""
+    monkeypatch.setattr(layout, "_MOST_OPCODES", 100)
+    words = [str(number) for number in range(100_000)]
+    save_tensors({"vocabulary": words}, tmp_path / "many.pt", prove=load_tensors)
+    assert load_tensors(tmp_path / "many.pt") == {"vocabulary": words}
