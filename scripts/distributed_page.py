@@ -68,4 +68,4 @@ def scores_block(results: Path) -> str:
     run = runs_on_ptb(results)[0]
     sizes = {split: run.folder.scores(split).stat().st_size / 1e3 for split in SCORED_SPLITS}
     files = " and ".join(f"{size:.0f} kB ({split})" for split, size in sizes.items())
-    return f"A model's scores of the Penn Treebank take {files}; those that are kept rounded, less."
+    return f"A model's scores of the Penn Treebank take {files}; kept rounded, less."

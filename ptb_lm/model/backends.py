@@ -46,7 +46,7 @@ def configure_backends(precision: str, *, deterministic: bool | None = None) -> 
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    # To ask takes no import.
+    # To set it takes imports, to ask does not.
     if deterministic not in (None, torch.are_deterministic_algorithms_enabled()):
         torch.use_deterministic_algorithms(deterministic)
     _keep_large_buffers()

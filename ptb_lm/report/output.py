@@ -57,9 +57,10 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PtbLmError(f"{folder}: cannot be created: {error.strerror}") from None
-    for name, data in contents.items():
+    # The curves last: by the others a folder is known, wherever this is broken off.
+    for name in sorted(contents, key=lambda name: name not in BEGINNINGS):
         with durable_file(folder / name) as file:
-            file.write(data)
+            file.write(contents[name])
     return [folder / name for name in contents]
 
 

@@ -476,7 +476,7 @@ def test_an_environment_that_is_none_stops_a_resumption_before_anything_is_chang
 def test_a_line_of_the_metrics_that_is_none_of_ours_is_left_out_with_a_warning(
     workplace: Path, tally: Tally, line: str
 ) -> None:
-    """A line of metrics.jsonl that is none of ours is left out, said so, and the run ends the same.
+    """A foreign line in metrics.jsonl is left out with a warning, and the run ends the same.
 
     It stands where damage may be: in the midst of the others.
     """

@@ -184,7 +184,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def campaign(request: pytest.FixtureRequest, workplace: Path) -> Campaign:
-    """Runs that were killed, each to its end in spite of it; as many at once as there are cores."""
+    """Runs that were killed, each to its end in spite of it; two at once."""
     tally = tally_for(request)
     kills, writes = tally.amount(10, 200), tally.amount(4, 60)
     with ThreadPoolExecutor(WORKERS) as workers:

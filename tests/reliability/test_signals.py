@@ -249,7 +249,7 @@ def test_a_signal_while_the_program_starts_does_no_damage(workplace: Path, tally
 
 @pytest.mark.promise("signals")
 def test_a_signal_as_the_program_exits_is_ignored(workplace: Path, tally: Tally) -> None:
-    """A process that has all done and printed is signalled while it exits: it does so unmoved."""
+    """A process that has done and printed everything is signalled as it exits: it exits as ever."""
     only_in_full(tally)
     rng = random.Random("signals at the exit")
     command = train_command("runs/uninterrupted", "--resume")
