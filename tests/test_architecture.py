@@ -17,6 +17,7 @@ ROOMS = [
     "__main__",
     "cli",
     "watch",
+    "compare",
     "report",
     "bench",
     "evaluation",
@@ -104,7 +105,7 @@ def test_no_imports_go_in_a_circle() -> None:
     [
         *("cli", "__main__", "config"),
         *("corpus.describe", "corpus.download", "corpus.load"),
-        *("watch.live", "report.output", "report.side_by_side_text", "report.summary"),
+        *("watch.live", "report.output", "compare.text", "report.summary"),
         *("report.table", "training.event_file"),
     ],
 )

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from cli_support import contents, done, done_json, ptb_lm
 
+from ptb_lm.compare.paired import PairedComparison
+from ptb_lm.compare.seed_spread import STUDENTS_T
 from ptb_lm.config import resolve, to_toml
 from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.evaluation.scores import ScoredText, Scores
-from ptb_lm.report.paired import PairedComparison
-from ptb_lm.report.seed_spread import STUDENTS_T
 
 pytestmark = pytest.mark.usefixtures("empty_workplace")
 

@@ -1,1 +1,1 @@
-"""Figures beside the paper's and beside each other: a run's end, tables, learning curves."""
+"""Figures beside the paper's: a run's end, tables, learning curves, and a page of them."""

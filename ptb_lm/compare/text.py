@@ -5,9 +5,9 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
+from ptb_lm.compare.paired import PairedComparison
+from ptb_lm.compare.side_by_side import Difference, Results, SideBySide
 from ptb_lm.report.columns import Line, in_columns
-from ptb_lm.report.paired import PairedComparison
-from ptb_lm.report.side_by_side import Difference, Results, SideBySide
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 NONE = "-"

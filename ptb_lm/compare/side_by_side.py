@@ -7,14 +7,14 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from ptb_lm.compare.paired import PairedComparison
+from ptb_lm.compare.seed_spread import Pair, SeedSpread, siblings_of
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import figure
 from ptb_lm.report.averages import Scored
 from ptb_lm.report.evidence import Evidence, read_run, run_folder_at
 from ptb_lm.report.groups import data_of
-from ptb_lm.report.paired import PairedComparison
 from ptb_lm.report.published import percent_above
-from ptb_lm.report.seed_spread import Pair, SeedSpread, siblings_of
 from ptb_lm.training.elapsed import number_in
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
