@@ -37,7 +37,7 @@ test: $(INSTALLED)
 
 # Installs nothing: the PyTorch that fits a machine's GPU is the machine's affair.
 test-cuda:
-	PYTHONPATH=. $(PYTHON) -m pytest -m cuda tests/test_cuda.py
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m pytest -m cuda tests/test_cuda.py
 
 # Thousands of damaged files, hundreds of killed trainings; the counts go into the evidence.
 torture: $(INSTALLED)
@@ -94,14 +94,14 @@ bench: $(INSTALLED)
 bench-cuda:
 	mkdir -p results/speed
 	for precision in tf32 fp32 bf16; do \
-		PYTHONPATH=. $(PYTHON) -m ptb_lm bench --device cuda --against-stock --precision $$precision --json \
+		PYTHONPATH=.:$$PYTHONPATH $(PYTHON) -m ptb_lm bench --device cuda --against-stock --precision $$precision --json \
 			> results/speed/.bench && \
 		mv results/speed/.bench results/speed/bench-cuda-$$precision.json || exit 1; \
 	done
 	for preset in small medium large; do \
-		PYTHONPATH=. $(PYTHON) benchmarks/without.py $$preset --device cuda --write || exit 1; \
+		PYTHONPATH=.:$$PYTHONPATH $(PYTHON) benchmarks/without.py $$preset --device cuda --write || exit 1; \
 	done
-	PYTHONPATH=. $(PYTHON) scripts/make_table.py
+	PYTHONPATH=.:$$PYTHONPATH $(PYTHON) scripts/make_table.py
 
 # Rewrites the tables from the evidence under results/; no model is loaded.
 table: $(INSTALLED)

@@ -243,7 +243,7 @@ def train_command(data: Path, run: str, *more: str) -> list[str]:
 def test_resumption_is_exact_to_the_bit_with_deterministic(
     corpus_folder: Path, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
 
     def train(run: str, *more: str) -> None:
         epochs = ("--set", "training.epochs=5", "--deterministic")
@@ -264,7 +264,7 @@ def test_resumption_is_exact_to_the_bit_with_deterministic(
 
 def test_sigterm_saves_and_the_same_command_goes_on(corpus_folder: Path, tmp_path: Path) -> None:
     command = train_command(corpus_folder, "run", "--resume", "--set", "training.epochs=100000")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     last = tmp_path / "run" / "last.pt"
     for _ in range(2):
         epoch = load_checkpoint(last).epoch if last.exists() else 0

@@ -91,7 +91,7 @@ def test_deterministic_algorithms_are_taken_where_they_are_asked_for(
         config = short_config("text", run__deterministic=str(asked).lower())
         with opened(config, Path(), Path(f"runs/{asked}")):
             assert torch.are_deterministic_algorithms_enabled() is asked
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_to_use_a_model_leaves_them_as_they_are(usual_algorithms: None) -> None:

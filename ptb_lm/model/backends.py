@@ -45,10 +45,13 @@ def configure_backends(precision: str, *, deterministic: bool | None = None) -> 
         backends.mkldnn.matmul.fp32_precision = ONEDNN
     if deterministic:
         # Read by cuBLAS and cuDNN when they begin to work.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # To set it takes imports, to ask does not.
     if deterministic not in (None, torch.are_deterministic_algorithms_enabled()):
         torch.use_deterministic_algorithms(deterministic)
+    invariants = torch.sparse.check_sparse_tensor_invariants
+    if not invariants.is_enabled():
+        invariants.disable()  # said, or 2.11 and 2.12 warn that nobody has
     _keep_large_buffers()
 
 

@@ -43,13 +43,26 @@ def captured(work: Callable[[], Result]) -> Callable[[], Result]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        _say_once(f"no CUDA graph can be captured here, so all is slower: {error}")
+        # An error in the midst of a capture comes as that of the capture's end.
+        _say_once(f"no CUDA graph can be captured here, so all is slower: {_first_cause(error)}")
         return work
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 @cache
 def _say_once(line: str) -> None:
     logger.warning("%s", line)
+
+
+@cache
+def _stream_aside(device: int) -> torch.cuda.Stream:
+    """Return the stream of a device's captures: one, as cuBLAS keeps a workspace for each."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def capture_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
@@ -67,15 +80,14 @@ def capture_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
         RuntimeError: the work cannot be captured.
     """
     random_state, stream = torch.cuda.get_rng_state(), torch.cuda.current_stream()
-    graph = torch.cuda.CUDAGraph()
+    graph, aside = torch.cuda.CUDAGraph(), _stream_aside(torch.cuda.current_device())
     try:
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
+        aside.wait_stream(stream)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
                 work()
-        torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(graph):
+        stream.wait_stream(aside)
+        with torch.cuda.graph(graph, stream=aside):
             result = work()
     except RuntimeError:
         # PyTorch leaves the stream of a capture that failed midway the current one, and (2.11) the
@@ -83,6 +95,7 @@ def capture_cuda_graph(work: Callable[[], Result]) -> Callable[[], Result]:
         torch.cuda.set_stream(stream)
         with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.zeros((), device="cuda")
+        torch.cuda.set_stream(stream)
         raise
     finally:
         torch.cuda.set_rng_state(random_state)
