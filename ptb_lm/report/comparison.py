@@ -28,8 +28,8 @@ NOTES = (
     "An average is of the models' probabilities; its groups are disjoint, in the order of seeds.",
 )
 OF_THE_PAPER = (
-    "The validation figures of arXiv 1409.2329 are 0.9 to 1.4 % too low: the authors' code divides "
-    "a whole number of windows by a fractional one."
+    "If the authors' published code made them, the papers' validation figures are 0.9 to 1.4 % too "
+    "low: it divides a whole number of windows by a fractional one."
 )
 
 
