@@ -49,9 +49,9 @@ def configure_backends(precision: str, *, deterministic: bool | None = None) -> 
     # To set it takes imports, to ask does not.
     if deterministic not in (None, torch.are_deterministic_algorithms_enabled()):
         torch.use_deterministic_algorithms(deterministic)
-    invariants = torch.sparse.check_sparse_tensor_invariants
+    invariants: Any = torch.sparse.check_sparse_tensor_invariants
     if not invariants.is_enabled():
-        invariants.disable()  # said, or 2.11 and 2.12 warn that nobody has
+        invariants.disable()  # said, or PyTorch warns that nobody has
     _keep_large_buffers()
 
 
