@@ -66,6 +66,7 @@ def test_a_bench_against_stock_measures_what_it_says(tiny: Path) -> None:
     config = resolve("tiny.toml")
     operations = row["training"]["median"] * measure.operations_per_word(config)
     assert row["share_of_limit"] == pytest.approx(operations / row["limit"])
+    assert 0 < row["share_of_limit"] < 1
     low, high = row["training"], row["stock"]
     assert row["against_stock"]["least"] >= low["least"] / high["greatest"] * 0.999
     assert row["against_stock"]["greatest"] <= low["greatest"] / high["least"] * 1.001

@@ -36,9 +36,13 @@ class Estimate:
         several = len(values) > 1 and all(map(math.isfinite, values))
         return cls(statistics.fmean(values), statistics.stdev(values) if several else None)
 
+    @property
+    def spread(self) -> str:
+        """The deviation as it stands beside the mean; nothing where there is none."""
+        return "" if self.deviation is None else f"± {self.deviation:.2f}"
+
     def __str__(self) -> str:
-        deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
-        return f"{self.mean:.2f}{deviation}"
+        return f"{self.mean:.2f} {self.spread}".rstrip()
 
 
 @dataclass(frozen=True)

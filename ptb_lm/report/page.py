@@ -233,9 +233,8 @@ def _perplexities(row: Row) -> str:
             cells += '<td colspan="2" class="status">none</td>'
             continue
         estimate = row.reached.perplexity[split]
-        deviation = "" if estimate.deviation is None else f"± {estimate.deviation:.2f}"
         cells += f'<td class="number ours">{estimate.mean:.2f}</td>'
-        cells += f'<td class="deviation">{deviation}</td>'
+        cells += f'<td class="deviation">{estimate.spread}</td>'
     return cells
 
 

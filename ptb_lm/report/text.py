@@ -71,8 +71,7 @@ def _estimate(reached: Reached, split: str) -> tuple[str, str]:
     if split not in reached.perplexity:
         return "none", ""
     estimate = reached.perplexity[split]
-    spread = "" if estimate.deviation is None else f"± {estimate.deviation:.2f}"
-    return f"{estimate.mean:.2f}", spread
+    return f"{estimate.mean:.2f}", estimate.spread
 
 
 def _scored_in(rows: Sequence[Row]) -> list[str]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Return the global norm of the gradient over all parameters, embeddings included; 0-dim.
 
-    It is the norm of the norms of rows. Added up in one go, millions of squares in float32 lose the
-    small ones, of which the softmax has most: of small's to large's first steps, 0.01 to 0.08 %.
+    It is the norm of the norms of rows: added up in one go, millions of squares in float32 lose the
+    small ones, of which the gradient of the softmax has most.
     """
     norms = []
     for parameter in parameters:
