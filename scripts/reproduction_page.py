@@ -42,7 +42,7 @@ def reproduction_blocks(results: Path) -> dict[str, str]:
         "elsewhere": elsewhere_table(comparison),
         "curves": curves_block(comparison),
         "schedule-study": schedule_block(results),
-        "cost": cost_block(runs, bench),
+        "cost": cost_block([run for group in comparison.groups for run in group.runs], bench),
         "dropout-study": study_block(results),
     }
 
@@ -54,7 +54,7 @@ def curves_block(comparison: Comparison) -> str:
 
 
 def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
-    """Return the hours that each run of a row took, and where; of others what the bench says.
+    """Return the hours that each run of a row took, and where; of a CPU also what the bench says.
 
     Of several runs it is the mean, with the least and the most.
     """
@@ -64,18 +64,23 @@ def cost_block(runs: list[Evidence], bench: dict[str, Any]) -> str:
         row = f"{run.config.run.config}, {run.config.run.precision}"
         places.setdefault((row, run.machine), []).append(run.minutes / 60)
     for (row, machine), hours in places.items():
-        each = f"{mean(hours):.1f}"
+        each = _hours(mean(hours))
         if len(hours) > 1:
-            each += f" ({min(hours):.1f} to {max(hours):.1f})"
+            each += f" ({_hours(min(hours))} to {_hours(max(hours))})"
         lines.append(f"| {row} | {len(hours)} | {each} | {machine} |")
-    made = {run.config.run.config for run in runs}
+    made = {run.config.run.config for run in runs if run.on_cpu}
     for timed in bench["presets"]:
         if timed["preset"] not in made:
             words = resolve(timed["preset"]).training.epochs * TRAINING_TOKENS
             hours_of_training = words / timed["training"]["median"] / 3600
             where = f"{bench['environment']['threads']} threads, at the rate of the bench"
-            lines.append(f"| {timed['preset']}, fp32 | 0 | {hours_of_training:.1f} | {where} |")
+            lines.append(f"| {timed['preset']}, fp32 | 0 | {_hours(hours_of_training)} | {where} |")
     return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    """Write hours to a tenth, and what is less than one to two digits."""
+    return f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def schedule_block(results: Path) -> str:

@@ -5,7 +5,11 @@ from typing import Any
 
 from measured import ratio, read_json, spread, turns_row, where_measured
 
+from ptb_lm.bench.measure import PAPER_PRESETS
 from ptb_lm.bench.worker import TRAINING_TOKENS
+
+PRECISIONS = ("tf32", "fp32", "bf16")
+"""What ``make bench-cuda`` measures, in this order."""
 
 
 def speed_blocks(results: Path) -> dict[str, str]:
@@ -80,7 +84,7 @@ def cuda_block(folder: Path) -> str:
     """Return the figures of a GPU, as far as there are any."""
     bench = [
         read_json(folder / f"bench-cuda-{precision}.json")
-        for precision in ("tf32", "fp32", "bf16")
+        for precision in PRECISIONS
         if (folder / f"bench-cuda-{precision}.json").exists()
     ]
     if not bench:
@@ -91,8 +95,18 @@ def cuda_block(folder: Path) -> str:
         "| ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_cuda_row(row) for part in bench for row in part["presets"]]
+    rows = [row for part in bench for row in part["presets"]]
+    lines += [_cuda_row(row) for row in rows]
     parts = ["\n".join(lines), where_measured(*bench)]
+    measured = {(row["preset"], row["precision"]) for row in rows}
+    missing = [
+        f"{preset}, {precision}"
+        for precision in PRECISIONS
+        for preset in PAPER_PRESETS
+        if (preset, precision) not in measured
+    ]
+    if missing:
+        parts.append(f"Not yet measured: {'; '.join(missing)}.")
     without = [read_json(path) for path in sorted(folder.glob("without-cuda-*.json"))]
     if without:
         parts.append(steps_block(without))

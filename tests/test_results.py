@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from dropout_study import CONFIG, LINES
 from figures import draw_study, write_figures
 from make_table import PAGES
 from promises import PROMISES
-from reproduction_page import SCHEDULE, TITLES, study_runs
+from reproduction_page import SCHEDULE, TITLES, cost_block, study_runs
 
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.corpus.load import Corpus
@@ -62,12 +63,25 @@ def test_the_demo_of_the_readme_is_a_run_of_its_preset() -> None:
 
 
 def test_another_figure_in_the_evidence_would_show() -> None:
-    run = EVIDENCE[0]
+    (run,) = [run for run in EVIDENCE if run.name == "small-seed1"]
     other = run.scores["test"].log_probabilities - np.float32(0.001)
     scores = {**run.scores, "test": type(run.scores["test"])("x", run.scores["test"].text, other)}
     changed = type(run)(run.folder, run.config, scores)
     assert results_table([changed]) != results_table([run])
     assert example_output([changed]) != example_output([run])
+
+
+def test_hours_on_a_cpu_are_estimated_of_what_only_a_gpu_has_run() -> None:
+    """By the bench: 39 epochs of 929,589 words at so many a second."""
+    bench = json.loads((ROOT / "results" / "speed" / "bench-fp32.json").read_text())
+    (rate,) = [row["training"]["median"] for row in bench["presets"] if row["preset"] == "medium"]
+    runs = [run for run in EVIDENCE if run.config.run.config in ("medium", "small")]
+    lines = [line.split(" | ") for line in cost_block(runs, bench).splitlines()]
+    hours = {(row.strip("| "), count): hours for row, count, hours, _ in lines[2:]}
+    assert hours["medium, fp32", "0"] == f"{39 * 929_589 / rate / 3600:.1f}"
+    assert ("small, fp32", "0") not in hours
+    average, least, most = map(float, re.findall(r"[\d.]+", hours["medium, tf32", "4"]))
+    assert 0 < least < average < most < 1
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -100,6 +114,12 @@ def test_small_with_seed_1_reaches_the_papers_figures() -> None:
 
 
 ROWS = [row for row in beside_papers(EVIDENCE).paper if row.difference]
+
+
+def test_each_model_of_the_paper_is_among_the_rows() -> None:
+    titles = {row.title for row in ROWS}
+    assert titles >= {published.title for published in TABLE_1.values()}
+    assert "medium, average of 2" in titles
 
 
 MISSED = {("small, average of 5", "fp32"), ("small, average of 10", "fp32")}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ptb_lm.config import Config, load_config
 from ptb_lm.corpus.splits import BUILT_IN
@@ -70,9 +71,14 @@ class Evidence:
         return float(self.epochs[-1]["seconds"]) / 60
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the run was begun without a GPU."""
+        return bool(self._first_environment["device"] == "cpu")
+
+    @property
     def machine(self) -> str:
         """Where the run was begun."""
-        environment = json.loads(self.folder.environment.read_text(encoding="utf-8"))[0]
+        environment = self._first_environment
         processes = environment.get("processes", 1)  # older runs do not say: one
         shared = f"{processes} processes, " if processes > 1 else ""
         if environment["device"] != "cpu":
@@ -80,6 +86,13 @@ class Evidence:
         threads = environment["threads"]
         each = " each" if processes > 1 else ""
         return f"{shared}{threads} thread{'s' * (threads > 1)}{each}, {environment['processor']}"
+
+    @property
+    def _first_environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = json.loads(
+            self.folder.environment.read_text(encoding="utf-8")
+        )[0]
+        return environment
 
 
 def read_run(path: Path) -> Evidence:
