@@ -140,7 +140,8 @@ def reproduce_command(*arguments: str) -> tuple[str, ...]:
 def usual_processes() -> int:
     """Return how many members to make at once: one a core, or one on a GPU.
 
-    A GPU is one device for all: that several at once give more there has not been measured.
+    A GPU is one device for all: several at once give more under MPS (docs/SPEED.md), which is not
+    there unless someone starts it.
     """
     return 1 if choose_device("auto").type == "cuda" else os.cpu_count() or 1
 

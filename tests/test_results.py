@@ -71,6 +71,16 @@ def test_another_figure_in_the_evidence_would_show() -> None:
     assert example_output([changed]) != example_output([run])
 
 
+def test_two_trainings_side_by_side_make_1_6_times_as_much_on_a_gpu() -> None:
+    """As docs/SPEED.md has it, of the epochs in which the log shows two, and of those of one."""
+    (run,) = [run for run in EVIDENCE if run.name == "medium-tf32-seed4"]
+    rates = {line["epoch"]: line["words_per_second"] for line in run.epochs}
+    beside, alone = (
+        np.median([rates[epoch] for epoch in epochs]) for epochs in (range(5, 33), range(34, 40))
+    )
+    assert f"{2 * beside / alone:.1f}" == "1.6"
+
+
 def test_hours_on_a_cpu_are_estimated_of_what_only_a_gpu_has_run() -> None:
     """By the bench: 39 epochs of 929,589 words at so many a second."""
     bench = json.loads((ROOT / "results" / "speed" / "bench-fp32.json").read_text())
