@@ -321,7 +321,7 @@ def test_the_schedule_study_is_whole_and_from_a_clean_checkout(run) -> None:
 
 
 def test_by_the_codes_schedule_small_is_as_published() -> None:
-    """Single models are worse than by the text's schedule; averages of two are not."""
+    """Single models are worse than by the text's schedule; averages of two are as good."""
     by_text = [run for run in EVIDENCE if run.config.run_name.startswith("small-seed")]
     for split in ("valid", "test"):
         single, pairs = (
@@ -329,9 +329,9 @@ def test_by_the_codes_schedule_small_is_as_published() -> None:
             for size in (1, 2)
         )
         published = getattr(TABLE_1["small"], split)
-        assert 1.5 < single[1] - single[0] < 2.5
+        assert 2 < single[1] - single[0] < 3
         assert single[1] == pytest.approx(published, rel=0.01)
-        assert pairs[1] < pairs[0]
+        assert pairs[1] == pytest.approx(pairs[0], abs=0.3)  # a standard deviation
 
 
 TEST_TIME = {
