@@ -321,17 +321,18 @@ def test_the_schedule_study_is_whole_and_from_a_clean_checkout(run) -> None:
 
 
 def test_by_the_codes_schedule_small_is_as_published() -> None:
-    """Single models are worse than by the text's schedule; averages of two are as good."""
+    """Single models are worse than by the text's, averages of two as good, of five better."""
     by_text = [run for run in EVIDENCE if run.config.run_name.startswith("small-seed")]
     for split in ("valid", "test"):
-        single, pairs = (
+        single, pairs, fives = (
             [reached_by(runs, size).perplexity[split].mean for runs in (by_text, SCHEDULE_RUNS)]
-            for size in (1, 2)
+            for size in (1, 2, 5)
         )
         published = getattr(TABLE_1["small"], split)
         assert 2 < single[1] - single[0] < 3
         assert single[1] == pytest.approx(published, rel=0.01)
         assert pairs[1] == pytest.approx(pairs[0], abs=0.3)  # a standard deviation
+        assert fives[1] < getattr(TABLE_1["small"].averages[5], split) < fives[0]
 
 
 TEST_TIME = {
