@@ -65,8 +65,9 @@ def shared_block(shared: dict[str, Any]) -> str:
 
 def scores_block(results: Path) -> str:
     """Return how large the score files of a run are."""
+    runs = runs_on_ptb(results)
     sizes = {
-        split: max(run.folder.scores(split).stat().st_size for run in runs_on_ptb(results)) / 1e3
+        split: max(run.folder.scores(split).stat().st_size for run in runs) / 1e3
         for split in SCORED_SPLITS
     }
     files = " and ".join(f"{size:.0f} kB ({split})" for split, size in sizes.items())
