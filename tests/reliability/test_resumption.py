@@ -523,8 +523,13 @@ def test_how_a_run_is_made_may_change(
     tally.count("changes of how a run is made, allowed")
 
 
+@pytest.mark.promise("changed recipe")
 @pytest.mark.parametrize("run_dir", ["stopped", "finished"])
-def test_texts_that_lie_elsewhere_by_now_are_the_same_data(workplace: Path, run_dir: str) -> None:
+def test_texts_that_lie_elsewhere_by_now_are_the_same_data(
+    workplace: Path, tally: Tally, run_dir: str
+) -> None:
+    """The texts moved since are asked for in one line; with ``--data`` saying where they are, the
+    run goes on to the same weights and scores."""
     Path("moved").mkdir()
     Path("text").rename("moved/text")
     line = refused(["train", "--resume", "--run-dir", run_dir], run_dir)
@@ -538,6 +543,7 @@ def test_texts_that_lie_elsewhere_by_now_are_the_same_data(workplace: Path, run_
     for name in SCORES:
         assert Path(run_dir, name).read_bytes() == Path("finished", name).read_bytes()
     done("train", "--resume", "--run-dir", run_dir)
+    tally.count("texts at another place, gone on with")
 
 
 def test_a_folder_by_set_that_is_not_there_is_said_to_be_of_set(workplace: Path) -> None:
