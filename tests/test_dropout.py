@@ -15,7 +15,7 @@ from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.evaluation.trained import load
 from ptb_lm.evaluation.ways import monte_carlo
 from ptb_lm.model import network as network_module
-from ptb_lm.model.cells import CELLS
+from ptb_lm.model.cells import CELLS, CellWeights
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward, weight_shapes
@@ -220,6 +220,32 @@ def test_steps_under_masks_of_ones_are_the_fused_kernel(cell: str, per_gate: boo
     ours, our_state = run_stepwise(kind, layer_weights(layer), inputs, state, masks)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(our_state, expected_state, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", ["never", "each step", "window", "gate"])
+def test_every_gradient_through_steps_under_masks_is_the_numerical_one(
+    cell: str, masked: str
+) -> None:
+    kind, steps, streams, width = CELLS[cell], 3, 2, 2
+    torch.manual_seed(6)
+    gates = (kind.gates,) if masked == "gate" else ()
+    shape = {"never": None, "each step": (steps,), "window": (1,), "gate": (kind.gates, 1)}[masked]
+    masks = None
+    if shape is not None:
+        masks = (torch.rand(*shape, streams, width) > 0.3).double() / 0.7
+
+    def run(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        weights, state = CellWeights(*rest[:4]), rest[4:]
+        outputs, after = run_stepwise(kind, weights, x, state, masks)
+        return outputs, *after
+
+    rows = kind.gates * width
+    shapes = [(*gates, steps, streams, width), (rows, width), (rows, width), (rows,), (rows,)]
+    shapes += [(streams, width)] * kind.states
+    assert torch.autograd.gradcheck(
+        run, [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    )
 
 
 def test_the_mask_is_on_what_the_affine_map_takes_and_not_on_what_is_carried() -> None:
