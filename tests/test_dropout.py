@@ -15,6 +15,7 @@ from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.evaluation.trained import load
 from ptb_lm.evaluation.ways import monte_carlo
 from ptb_lm.model import network as network_module
+from ptb_lm.model import scoring
 from ptb_lm.model.cells import CELLS, CellWeights
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
@@ -381,23 +382,56 @@ def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: Path) -> None:
-    """By the same passes made one by one; more passes have less to say of any one mask."""
+    """By streams of training mode that read the same text; each has masks of its own."""
     checkpoint = load_checkpoint(Path("run/last.pt"))
     network = checkpoint.network()
-    tokens = torch.randint(len(checkpoint.vocabulary), (200,)).numpy().astype("int32")
+    tokens = torch.randint(len(checkpoint.vocabulary), (201,))
+    text = tokens.numpy().astype("int32")
     torch.manual_seed(9)
-    together = monte_carlo_log_probabilities(network, tokens, 1, samples=4, unrolled_steps=5)
+    together = monte_carlo_log_probabilities(network, text, 1, samples=4, unrolled_steps=5)
     assert network.training
     torch.manual_seed(9)
-    passes = [
-        monte_carlo_log_probabilities(network, tokens, 1, samples=1, unrolled_steps=5).exp()
-        for _ in range(4)
-    ]
-    torch.testing.assert_close(together.exp(), torch.stack(passes).mean(0))
-    assert len({round(nll_sum(each.log()), 6) for each in passes}) == 4
-    assert nll_sum(together) < max(nll_sum(each.log()) for each in passes)
-    plain = target_log_probabilities(network, tokens, 1)
+    scored, hidden = [], network.zero_state(4)
+    for start in range(0, 200, 5):
+        window = tokens[start : start + 6, None].repeat(1, 4)
+        logits, hidden = network(window[:-1], hidden)
+        log_p = torch.log_softmax(logits, dim=2)
+        scored.append(log_p.gather(2, window[1:].unsqueeze(2)).squeeze(2).detach())
+    passes = torch.cat(scored)  # (200, 4)
+    torch.testing.assert_close(together.exp().float(), passes.exp().mean(1))
+    assert len({round(nll_sum(each), 6) for each in passes.T}) == 4
+    assert nll_sum(together) < max(nll_sum(each) for each in passes.T)
+    plain = target_log_probabilities(network, text, 1)
     assert nll_sum(plain) != pytest.approx(nll_sum(together), rel=1e-6)
+
+
+def test_more_passes_than_a_window_holds_are_made_after_one_another(
+    dropped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_checkpoint(Path("run/last.pt")).network()
+    text = torch.randint(8, (61,)).numpy().astype("int32")
+    monkeypatch.setattr(scoring, "TARGETS_PER_WINDOW", 34)
+    torch.manual_seed(9)
+    seven = monte_carlo_log_probabilities(network, text, 2, samples=7, unrolled_steps=5)
+    torch.manual_seed(9)
+    parts = [
+        monte_carlo_log_probabilities(network, text, 2, samples=samples, unrolled_steps=5).exp()
+        for samples in (3, 3, 1)
+    ]
+    torch.testing.assert_close(seven.exp(), (3 * parts[0] + 3 * parts[1] + parts[2]) / 7)
+
+
+@pytest.mark.parametrize("streams", [1, 3, 4])
+def test_passes_of_which_nothing_is_dropped_are_the_usual_one(dropped: Path, streams: int) -> None:
+    """In columns of one length or two."""
+    network = load_checkpoint(Path("run/last.pt")).network()
+    for module in network.modules():
+        if isinstance(module, Dropout):
+            module.p = 0.0
+    text = torch.randint(8, (62,)).numpy().astype("int32")
+    usual = target_log_probabilities(network, text, streams)
+    passes = monte_carlo_log_probabilities(network, text, streams, samples=5, unrolled_steps=7)
+    torch.testing.assert_close(passes.float(), usual)
 
 
 def test_a_pass_with_dropout_draws_masks_for_each_window_of_training(dropped: Path) -> None:

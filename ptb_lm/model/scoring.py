@@ -80,7 +80,8 @@ def target_log_probabilities(
     require_columns(len(tokens), streams)
     max_steps = max(1, targets_per_window(network) // streams)
     with in_mode(network, training=False):
-        return _score_text(network, tokens, max_steps, share or Share(0, streams, streams), stop)
+        share = share or Share(0, streams, streams)
+        return _score_text(network, tokens, max_steps, share, stop).squeeze(1)
 
 
 @torch.no_grad()
@@ -95,7 +96,8 @@ def monte_carlo_log_probabilities(
 ) -> Tensor:
     """Score a text as :func:`target_log_probabilities` does, by the mean p of passes under dropout.
 
-    Each pass draws masks of its own, for each window anew (arXiv 1512.05287, section 4.2).
+    Each pass draws masks of its own, for each window anew (arXiv 1512.05287, section 4.2). As many
+    are made side by side as a window of evaluation holds.
 
     Args:
         network: left in the mode it was in.
@@ -115,10 +117,12 @@ def monte_carlo_log_probabilities(
     require_columns(len(tokens), streams)
     total = torch.full((len(tokens) - 1,), -torch.inf, dtype=torch.float64)
     every = Share(0, streams, streams)
+    at_once = max(1, targets_per_window(network) // (unrolled_steps * streams))
     with in_mode(network, training=True):
-        for _ in range(samples):
-            log_p = _score_text(network, tokens, unrolled_steps, every, stop)
-            torch.logaddexp(total, log_p.double(), out=total)
+        for made in range(0, samples, at_once):
+            passes = min(at_once, samples - made)
+            log_p = _score_text(network, tokens, unrolled_steps, every, stop, passes)
+            torch.logaddexp(total, log_p.double().logsumexp(dim=1), out=total)
     return (total - math.log(samples)).clamp(max=0)  # of certainty, rounding makes more than that
 
 
@@ -195,13 +199,22 @@ def _text_and_room(network: LanguageModel, tokens: TokenIds) -> tuple[Tensor, Te
 
 
 def _score_text(
-    network: LanguageModel, tokens: TokenIds, max_steps: int, share: Share, stop: StopFlag
+    network: LanguageModel,
+    tokens: TokenIds,
+    max_steps: int,
+    share: Share,
+    stop: StopFlag,
+    passes: int = 1,
 ) -> Tensor:
-    """Score a text in the mode that the network is in, by one pass."""
-    shape = (max_steps, share.streams)
+    """Score a text in the mode that the network is in, (N - 1, passes).
+
+    The passes run side by side: what is a stream elsewhere is here as many streams in a row.
+    """
+    shape = (max_steps, share.streams * passes)
     text, scores = _text_and_room(network, tokens)
+    scores = scores.unsqueeze(1).repeat(1, passes)
     device = text.device
-    hidden = network.zero_state(share.streams)
+    hidden = network.zero_state(share.streams * passes)
     score: ScoreWindow = partial(_score_window, network, text)
     score_whole = score
     if capture_pays(device, windows=len(scores) // (max_steps * share.total)):
@@ -211,9 +224,11 @@ def _score_text(
         places = share.of(places, dim=1)
         if not places.numel():
             continue
-        score_this = score_whole if places.shape == shape else score
         places = places.to(device)
-        scores[places], hidden = score_this(places, first_streams(hidden, places.shape[1]))
+        each = places.repeat_interleave(passes, dim=1)  # (T, B * passes)
+        score_this = score_whole if each.shape == shape else score
+        scored, hidden = score_this(each, first_streams(hidden, each.shape[1]))
+        scores[places] = scored.view(*places.shape, passes)
     return scores.cpu()
 
 
