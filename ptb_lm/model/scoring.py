@@ -191,11 +191,13 @@ def continued_log_probabilities(
     return scores.cpu(), hidden
 
 
-def _text_and_room(network: LanguageModel, tokens: TokenIds) -> tuple[Tensor, Tensor]:
-    """Put a text of N tokens on the network's device, beside zeros for its N - 1 scores."""
+def _text_and_room(
+    network: LanguageModel, tokens: TokenIds, *of_each: int
+) -> tuple[Tensor, Tensor]:
+    """Put a text of N tokens on the device, beside zeros for its scores, (N - 1, *of_each)."""
     weight = network.softmax.weight
     text = torch.from_numpy(tokens).to(weight.device)  # int32
-    return text, weight.new_zeros(len(tokens) - 1)
+    return text, weight.new_zeros(len(tokens) - 1, *of_each)
 
 
 def _score_text(
@@ -211,8 +213,7 @@ def _score_text(
     The passes run side by side: what is a stream elsewhere is here as many streams in a row.
     """
     shape = (max_steps, share.streams * passes)
-    text, scores = _text_and_room(network, tokens)
-    scores = scores.unsqueeze(1).repeat(1, passes)
+    text, scores = _text_and_room(network, tokens, passes)
     device = text.device
     hidden = network.zero_state(share.streams * passes)
     score: ScoreWindow = partial(_score_window, network, text)
