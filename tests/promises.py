@@ -21,7 +21,8 @@ PROMISES = {
     "exact resumption": "A resumed run continues as if it had never stopped: weights, hidden "
     "state, random numbers, position, learning rate, best so far and metrics, bitwise on the CPU.",
     "changed recipe": "A run is resumed only as what it was: differences are listed and refused; "
-    "more epochs and another device, log interval or checkpoint interval are allowed.",
+    "more epochs, another device, log interval, checkpoint interval or name of the config, and the "
+    "same texts at another place are allowed.",
     "killed": "Killed at any moment (SIGKILL, a crash), a run resumes by the same command to "
     "bitwise the same final weights.",
     "log": "After any number of kills the log has each step once, in order, every line whole.",
