@@ -345,7 +345,7 @@ def test_by_the_codes_schedule_small_is_as_published() -> None:
             for size in (1, 2, 5)
         )
         published = getattr(TABLE_1["small"], split)
-        assert 1.5 < single[1] - single[0] < 2.5
+        assert 2 < single[1] - single[0] < 2.5
         assert single[1] == pytest.approx(published, rel=0.01)
         assert pairs[1] == pytest.approx(pairs[0], abs=0.3)  # a standard deviation
         assert fives[1] < getattr(TABLE_1["small"].averages[5], split) < fives[0]
