@@ -113,6 +113,16 @@ def test_a_kernel_that_only_evaluates_is_none_to_train_with(
     backends.has_bfloat16_lstm.cache_clear()
 
 
+def test_an_evaluation_may_be_the_first_to_look_for_a_kernel() -> None:
+    """It is where all layers are masked in training: these take their steps one by one."""
+    found = []
+    for context in (torch.enable_grad, torch.no_grad):
+        backends.has_bfloat16_lstm.cache_clear()
+        with context():
+            found.append(backends.has_bfloat16_lstm())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("has_kernel", [None, False], ids=["as it is here", "without a kernel"])
 def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32(
     monkeypatch: pytest.MonkeyPatch, has_kernel: bool | None

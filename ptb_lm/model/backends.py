@@ -93,9 +93,10 @@ def has_bfloat16_lstm() -> bool:
     with torch.random.fork_rng(devices=[]):  # the numbers of a training are not to be used up
         lstm = torch.nn.LSTM(1, 1)
     try:
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
-            outputs, _ = lstm(torch.zeros(1, 1, 1))
-        outputs.sum().backward()
+        with torch.enable_grad():  # an evaluation may be the first to ask
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs, _ = lstm(torch.zeros(1, 1, 1))
+            outputs.sum().backward()
     except RuntimeError as error:
         if "could not create a primitive" not in str(error):
             raise
