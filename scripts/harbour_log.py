@@ -8,7 +8,7 @@ model to learn something, in a minute. The text is the same each time.
 import random
 import sys
 
-LINES = 4000
+LINES = 8000
 SEED = 1409
 
 Choices = tuple[str, ...]

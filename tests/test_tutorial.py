@@ -23,7 +23,7 @@ BY_MACHINE = re.compile(
     # Of `watch`: how far it is, its speeds, its bar and its curves.
     r"|step [\d,]+ of|train +\S+ so far|[\d.]+ %|(?<=\.\d{4}) +[\d,]+|[━─]+|[ ⠀-⣿]*[⠀-⣿][ ⠀-⣿]*"
 )
-NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?![\w])")
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?!\w)")
 SAMPLED = "compared: words of the text, as many"
 WITHOUT_FIGURES = "compared: without figures"
 
