@@ -160,6 +160,19 @@ def test_counted_as_in_the_authors_loop_the_variational_validation_is_as_publish
     assert f"{counted:.1f}" == f"{VARIATIONAL['gal-medium-tied'].valid}" == "81.8"
 
 
+def test_what_is_said_of_trainings_without_scores_is_what_they_printed() -> None:
+    """Trainings on a GPU that was given back before their run folders were copied."""
+    printed = (ROOT / "results" / "cuda" / "printed.txt").read_text(encoding="utf-8")
+    page = " ".join((ROOT / "docs" / "REPRODUCTION.md").read_text(encoding="utf-8").split())
+    for name, said in (
+        ("gal-medium-untied-tf32-seed1", "The untied one in TF32 ended at {}"),
+        ("large-tf32-seed2", "a second seed of large at {}"),
+    ):
+        reached = re.findall(rf"^runs/{name}/last.pt: \w+ perplexity (\S+)", printed, re.MULTILINE)
+        assert said.format(" / ".join(reached)) in page
+        assert name not in NAMES  # else its scores say it
+
+
 def test_small_in_bfloat16_is_within_a_hundredth_of_small_in_float32() -> None:
     """By the means over the seeds that were trained in both: two seeds differ by as much alone."""
     reached: dict[str, dict[int, float]] = {"fp32": {}, "bf16": {}}
