@@ -1,6 +1,7 @@
-"""The tables of docs/REPRODUCTION.md: the paper's beside ours, and that of the dropout study."""
+"""The tables of docs/REPRODUCTION.md: the paper's beside ours, and those of the studies."""
 
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -10,19 +11,23 @@ from measured import read_json, runs_on_ptb
 from ptb_lm.bench.worker import TRAINING_TOKENS
 from ptb_lm.config import recipe_of, resolve
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.report.averages import Estimate, reached_by
 from ptb_lm.report.comparison import Comparison, beside_papers
 from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.groups import all_but_seed
 from ptb_lm.report.markdown import elsewhere_table, paper_table
-from ptb_lm.report.published import AVERAGED, TABLE_1
+from ptb_lm.report.published import AVERAGED, ELSEWHERE, TABLE_1, published_for
 
 STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
 
 SCHEDULE = "schedule-study"
 """Of the folders of small by the schedule of the authors' code, likewise."""
+
+MONTE_CARLO = "monte-carlo"
+"""Of the folder of results/ with the scores of variational models by passes with dropout."""
 
 TITLES = {
     "none": "none",
@@ -44,6 +49,7 @@ def reproduction_blocks(results: Path) -> dict[str, str]:
         "schedule-study": schedule_block(results),
         "cost": cost_block([run for group in comparison.groups for run in group.runs], bench),
         "dropout-study": study_block(results),
+        "monte-carlo": monte_carlo_block(results, runs),
     }
 
 
@@ -123,6 +129,36 @@ def _is_small(run: Evidence, *, constant_epochs: int) -> bool:
     """Whether a run is small in float32, its rate at 1 for so many epochs and all else as it is."""
     recipe = recipe_of(resolve("small", [f"training.constant_epochs={constant_epochs}"]))
     return recipe_of(run.config) == recipe and run.config.run.precision == "fp32"
+
+
+def monte_carlo_block(results: Path, runs: list[Evidence]) -> str:
+    """Return the test perplexities of variational models by weight scaling and by Monte Carlo.
+
+    Raises:
+        InputError: a score file has the name of no run of a published model, or is of another text.
+    """
+    by_name = {run.name: run for run in runs}
+    lines = [
+        "| model | run | paper: weight scaling / Monte Carlo | ours | Monte Carlo here |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted((results / MONTE_CARLO).glob("*.npz")):
+        run = by_name.get(path.stem)
+        published = published_for(run.config) if run else None
+        if run is None or published is None:
+            raise InputError(f"{path}: expected the name of a run of a published model")
+        scaled, sampled = run.scores["test"], load_scores(path)
+        if sampled.text != replace(scaled.text, way=sampled.text.way):
+            raise InputError(f"{path}: expected scores of the text that {run.name} scored")
+        (theirs,) = (
+            each.test
+            for each in ELSEWHERE
+            if each.model == published.title and each.source.endswith("Monte Carlo")
+        )
+        ours = f"{scaled.perplexity:.2f} / {sampled.perplexity:.2f}"
+        paper = f"{published.test} / {theirs}"
+        lines.append(f"| {published.title} | {run.name} | {paper} | {ours} | {sampled.text.way} |")
+    return "\n".join(lines)
 
 
 def study_runs(results: Path) -> list[Evidence]:
