@@ -152,23 +152,23 @@ def test_every_row_is_within_a_hundredth_of_the_papers_or_better(row) -> None:
     assert reached == ((row.title, row.precision) not in MISSED)
 
 
-@pytest.mark.parametrize("preset", VARIATIONAL)
-def test_counted_as_in_the_authors_loop_variational_validation_is_as_published(preset) -> None:
+@pytest.mark.parametrize(
+    ("preset", "published"), [("gal-medium-untied", 81.9), ("gal-medium-tied", 81.8)]
+)
+def test_counted_as_in_the_authors_loop_variational_validation_is_as_published(
+    preset: str, published: float
+) -> None:
     """It reads 105 windows of 35 of a column of 3,688 tokens, and divides by 3,687 / 35."""
     (run,) = [run for run in EVIDENCE if run.config.run.config == preset]
     columns = np.array_split(run.scores["valid"].log_probabilities, 20)
     nll = -np.mean([column[: 105 * 35].reshape(105, 35).mean(axis=1) for column in columns], axis=0)
     counted = np.exp(nll.sum() / (3687 / 35))
+    assert VARIATIONAL[preset].valid == published
     assert f"{counted:.1f}" == "81.8"
-    assert counted <= VARIATIONAL[preset].valid
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "results" / MONTE_CARLO).glob("*.npz")), ids=lambda path: path.stem
-)
-def test_monte_carlo_is_worse_than_weight_scaling_of_the_same_run_as_the_page_says(
-    path: Path,
-) -> None:
+def test_monte_carlo_is_worse_than_weight_scaling_of_the_same_run_as_the_page_says() -> None:
+    (path,) = (ROOT / "results" / MONTE_CARLO).iterdir()
     (run,) = [run for run in EVIDENCE if run.name == path.stem]
     scaled, sampled = run.scores["test"], load_scores(path)
     assert sampled.text.way == "the mean probability of 100 passes with dropout"
@@ -375,7 +375,7 @@ def test_by_the_codes_schedule_every_figure_of_small_is_as_published() -> None:
     distances = {}
     for size in (1, 2, 5, 10):
         of_text, of_code = (reached_by(runs, size).perplexity for runs in (by_text, SCHEDULE_RUNS))
-        published = small.averages[size] if size > 1 else small
+        published = small.of_members(size)
         for split in ("valid", "test"):
             code, text, paper = of_code[split].mean, of_text[split].mean, getattr(published, split)
             assert code == pytest.approx(paper, rel=0.006)
