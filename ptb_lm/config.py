@@ -141,6 +141,11 @@ class ModelConfig(Section):
         """Whether anything is dropped at any place."""
         return any(rate for _, rate in self.dropout_rates)
 
+    @property
+    def has_dropout_of_units(self) -> bool:
+        """Whether anything is dropped but whole words."""
+        return any(rate for place, rate in self.dropout_rates if place != "words")
+
 
 PLACES = {
     "none": (),

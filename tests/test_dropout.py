@@ -382,7 +382,7 @@ def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: Path) -> None:
-    """By streams of training mode that read the same text; each has masks of its own."""
+    """By streams of training mode that read all words of a text, each with masks of its own."""
     checkpoint = load_checkpoint(Path("run/last.pt"))
     network = checkpoint.network()
     tokens = torch.randint(len(checkpoint.vocabulary), (201,))
@@ -390,6 +390,7 @@ def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: 
     torch.manual_seed(9)
     together = monte_carlo_log_probabilities(network, text, 1, samples=4, unrolled_steps=5)
     assert network.training
+    network.drop_words.eval()
     torch.manual_seed(9)
     scored, hidden = [], network.zero_state(4)
     for start in range(0, 200, 5):
@@ -435,12 +436,13 @@ def test_passes_of_which_nothing_is_dropped_are_the_usual_one(dropped: Path, str
 
 
 def test_a_pass_with_dropout_draws_masks_for_each_window_of_training(dropped: Path) -> None:
-    """By windows of T steps run one after the other in training mode."""
+    """By windows of T steps run one after the other in training mode, all words there."""
     checkpoint = load_checkpoint(Path("run/last.pt"))
     network = checkpoint.network()
+    network.train().drop_words.eval()
     tokens = torch.randint(len(checkpoint.vocabulary), (18,))
     torch.manual_seed(9)
-    expected, hidden = [], network.train().zero_state(1)
+    expected, hidden = [], network.zero_state(1)
     for start in (0, 5, 10, 15):  # the last has two targets
         window = tokens[start : start + 6]
         logits, hidden = network(window[:-1, None], hidden)
@@ -453,6 +455,22 @@ def test_a_pass_with_dropout_draws_masks_for_each_window_of_training(dropped: Pa
     scorer = monte_carlo(3).scorer(load("run", "cpu"), Path())
     assert isinstance(scorer, partial)
     assert scorer.keywords == {"samples": 3, "unrolled_steps": 5}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_passes_with_dropout_drop_no_words(dropped: Path, training: bool) -> None:
+    """And the network is left in its mode, in which words are dropped in training."""
+    network = load_checkpoint(Path("run/last.pt")).network().train(training)
+    assert network.drop_words.p == 0.25
+    read: list[Tensor] = []
+    network.drop["input"].register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    text = torch.randint(8, (61,)).numpy().astype("int32")
+    monte_carlo_log_probabilities(network, text, 1, samples=20, unrolled_steps=5)
+    words = torch.from_numpy(text[:-1]).long()
+    assert len(read) == 12
+    assert torch.equal(torch.cat(read), network.embedding(words)[:, None].expand(-1, 20, -1))
+    modes = {module.training for module in network.modules()}
+    assert modes == {training}
 
 
 def test_certainty_by_the_mean_of_many_passes_is_no_more_than_certainty() -> None:
@@ -485,12 +503,16 @@ def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(dropped: 
     assert kept["nll"] == pytest.approx(sampled["members"][0]["nll"], rel=1e-6)
 
 
-def test_a_model_without_dropout_has_nothing_to_sample(
+def test_a_model_without_dropout_or_with_words_alone_has_nothing_to_sample(
     dropped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(*train_arguments("plain", model__dropout=0.0))
     outcome = ptb_lm("eval", "plain/last.pt", "--mc-samples", "3")
     assert outcome.code == 2
-    assert outcome.err.endswith("was trained without dropout; nothing to sample\n")
+    assert outcome.err.endswith("was trained without dropout of units; nothing to sample\n")
+    words_alone = "{ words = 0.5, input = 0, between = 0, output = 0, recurrent = 0 }"
+    done(*train_arguments("words", model__dropout_on="variational", model__dropout=words_alone))
+    refused = ptb_lm("eval", "words/last.pt", "--mc-samples", "3")
+    assert refused.err == outcome.err.replace("plain", "words")
     monkeypatch.setattr("ptb_lm.evaluation.evaluate.score_text", None)  # known before it is scored
     assert ptb_lm("eval", "plain/last.pt", "--mc-samples", "3") == outcome

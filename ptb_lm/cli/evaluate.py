@@ -52,7 +52,10 @@ def evaluate(
     mc_samples: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Also report the mean probability of N passes with dropout on."
+            metavar="N",
+            min=0,
+            help="Also report the mean probability of N passes with dropout on, of units, not of "
+            "words.",
         ),
     ] = 0,
     dynamic: Annotated[

@@ -57,12 +57,13 @@ AS_THE_PAPER = Way("usual", USUAL, lambda model, data_dir: target_log_probabilit
 
 
 def monte_carlo(samples: int) -> Way:
-    """Score by the mean probability of several passes with dropout on (arXiv 1512.05287)."""
+    """Score by the mean p of several passes with dropout of units on (arXiv 1512.05287)."""
 
     def scorer(model: TrainedModel, data_dir: Path) -> Scorer:
-        if not model.config.model.has_dropout:
+        if not model.config.model.has_dropout_of_units:
             raise InputError(
-                f"--mc-samples: {model.name} was trained without dropout; nothing to sample"
+                f"--mc-samples: {model.name} was trained without dropout of units; "
+                "nothing to sample"
             )
         torch.manual_seed(model.config.run.seed)  # so that a figure can be repeated
         unrolled_steps = model.config.training.unrolled_steps

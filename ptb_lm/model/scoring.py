@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptb_lm.corpus.batching import (
     batches_by_length,
@@ -96,8 +96,10 @@ def monte_carlo_log_probabilities(
 ) -> Tensor:
     """Score a text as :func:`target_log_probabilities` does, by the mean p of passes under dropout.
 
-    Each pass draws masks of its own, for each window anew (arXiv 1512.05287, section 4.2). As many
-    are made side by side as a window of evaluation holds.
+    Each pass draws masks of its own, for each window anew (arXiv 1512.05287, section 4.2). No words
+    are dropped, as in the code that made that paper's figures (``LM_code/`` of
+    https://github.com/yaringal/BayesianRNN): a pass that does not see the word before its target
+    gives it a far lower p. As many passes are made side by side as a window of evaluation holds.
 
     Args:
         network: left in the mode it was in.
@@ -118,7 +120,7 @@ def monte_carlo_log_probabilities(
     total = torch.full((len(tokens) - 1,), -torch.inf, dtype=torch.float64)
     every = Share(0, streams, streams)
     at_once = max(1, targets_per_window(network) // (unrolled_steps * streams))
-    with in_mode(network, training=True):
+    with in_mode(network, training=True), in_mode(network.drop_words, training=False):
         for made in range(0, samples, at_once):
             passes = min(at_once, samples - made)
             log_p = _score_text(network, tokens, unrolled_steps, every, stop, passes)
@@ -274,14 +276,14 @@ def _captured(score: ScoreWindow, shape: tuple[int, int], hidden: HiddenState) -
 
 
 @contextmanager
-def in_mode(network: LanguageModel, *, training: bool) -> Iterator[None]:
-    """Turn dropout on or off, and back to what it was."""
-    was_training = network.training
-    network.train(training)
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Turn dropout on or off in a network or a part of it, and back to what it was."""
+    was_training = module.training
+    module.train(training)
     try:
         yield
     finally:
-        network.train(was_training)
+        module.train(was_training)
 
 
 def nll_sum(log_probabilities: Tensor) -> float:
