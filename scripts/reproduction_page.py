@@ -18,7 +18,7 @@ from ptb_lm.report.curves import curves_title
 from ptb_lm.report.evidence import Evidence, read_evidence
 from ptb_lm.report.groups import all_but_seed
 from ptb_lm.report.markdown import elsewhere_table, paper_table
-from ptb_lm.report.published import AVERAGED, ELSEWHERE, TABLE_1, published_for
+from ptb_lm.report.published import AVERAGED, TABLE_1, published_for
 
 STUDY = "dropout-study"
 """Of the study's folders in runs/ and results/."""
@@ -135,7 +135,8 @@ def monte_carlo_block(results: Path, runs: list[Evidence]) -> str:
     """Return the test perplexities of variational models by weight scaling and by Monte Carlo.
 
     Raises:
-        InputError: a score file has the name of no run of a published model, or is of another text.
+        InputError: a score file has the name of no run of a model whose paper has such a figure, or
+            is of another text.
     """
     by_name = {run.name: run for run in runs}
     lines = [
@@ -145,18 +146,13 @@ def monte_carlo_block(results: Path, runs: list[Evidence]) -> str:
     for path in sorted((results / MONTE_CARLO).glob("*.npz")):
         run = by_name.get(path.stem)
         published = published_for(run.config) if run else None
-        if run is None or published is None:
-            raise InputError(f"{path}: expected the name of a run of a published model")
+        if run is None or published is None or published.monte_carlo is None:
+            raise InputError(f"{path}: expected the name of a run of a variational model")
         scaled, sampled = run.scores["test"], load_scores(path)
         if sampled.text != replace(scaled.text, way=sampled.text.way):
             raise InputError(f"{path}: expected scores of the text that {run.name} scored")
-        (theirs,) = (
-            each.test
-            for each in ELSEWHERE
-            if each.model == published.title and each.source.endswith("Monte Carlo")
-        )
         ours = f"{scaled.perplexity:.2f} / {sampled.perplexity:.2f}"
-        paper = f"{published.test} / {theirs}"
+        paper = f"{published.test} / {published.monte_carlo}"
         lines.append(f"| {published.title} | {run.name} | {paper} | {ours} | {sampled.text.way} |")
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ from schedule_study import schedule_member
 from ptb_lm.config import presets_folder, resolve, to_toml, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import save_scores
-from ptb_lm.evaluation.scores import ScoredText, Scores
+from ptb_lm.evaluation.scores import USUAL, ScoredText, Scores
 from ptb_lm.report import curves as drawings
 from ptb_lm.report.averages import Estimate, disjoint_groups
 from ptb_lm.report.comparison import NOT_YET_RUN
@@ -30,6 +30,7 @@ from ptb_lm.report.curves import PAPER_WHITE, Curve, mean_curve
 from ptb_lm.report.evidence import read_evidence, read_run, read_runs
 from ptb_lm.report.groups import grouped
 from ptb_lm.report.published import AVERAGED, ELSEWHERE, PUBLISHED, TABLE_1
+from ptb_lm.report.summary import evaluation_summary
 from ptb_lm.report.table import results_table
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
@@ -236,12 +237,33 @@ def test_a_variational_model_stands_beside_its_own_paper() -> None:
     assert changed["paper"] is None
 
 
+def test_a_figure_stands_beside_the_paper_of_its_own_way() -> None:
+    """And beside none where the paper does not score so."""
+
+    def end_of_line(preset: str, split: str, way: str) -> str:
+        text = ScoredText(split, "stream", 1, "0" * 64, 10_000)
+        scores = Scores("last.pt", text, np.full(5, -math.log(80), dtype=np.float32))
+        return evaluation_summary([scores], [resolve(preset)], way).partition("5 tokens)")[2]
+
+    assert end_of_line("gal-medium-untied", "valid", USUAL) == "; paper: 81.9 (-2.3 %)"
+    assert end_of_line("gal-medium-untied", "test", USUAL) == "; paper: 79.7 (+0.4 %)"
+    assert end_of_line("gal-medium-untied", "test", "monte_carlo") == "; paper: 78.6 (+1.8 %)"
+    assert end_of_line("gal-medium-tied", "test", "monte_carlo") == "; paper: 79.0 (+1.3 %)"
+    assert end_of_line("gal-medium-tied", "valid", "monte_carlo") == ""
+    assert end_of_line("medium", "test", USUAL) == "; paper: 82.7 (-3.3 %)"
+    assert end_of_line("medium", "test", "monte_carlo") == ""
+    assert end_of_line("medium", "test", "cache") == ""
+    assert end_of_line("medium", "text -", USUAL) == ""
+
+
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_the_header_of_a_preset_gives_the_figures_that_are_published(preset: str) -> None:
     header = (presets_folder() / f"{preset}.toml").read_text(encoding="utf-8").partition("[")[0]
     published = PUBLISHED[preset]
     assert f"Published: valid {published.valid}, test {published.test}" in header
     assert f"{published.parameters:,}" in header
+    if published.monte_carlo:
+        assert f"test {published.monte_carlo} by Monte Carlo" in header
 
 
 def test_small_by_the_schedule_of_the_authors_code_stands_beside_that_of_their_text() -> None:

@@ -145,7 +145,7 @@ def evaluate(
     show(evaluation_summary(members[0], configs))
     for way, scores in zip(ways[1:], members[1:], strict=True):
         show(f"by {way.title}:")
-        show(evaluation_summary(scores, configs))
+        show(evaluation_summary(scores, configs, way.key))
 
 
 def _require_place(save_scores: Path) -> None:

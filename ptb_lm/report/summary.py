@@ -60,12 +60,18 @@ def comparable_line(data: str, words: int, unknown: Mapping[str, float]) -> str:
     return f"{vocabulary}, <unk> is {shares}: comparable over the same words and texts alone"
 
 
-def evaluation_summary(members: list[Scores], configs: list[Config]) -> str:
-    """Say what each checkpoint reaches, beside what is known, and the average of several."""
+def evaluation_summary(members: list[Scores], configs: list[Config], way: str = USUAL) -> str:
+    """Say what each checkpoint reaches, beside what is known, and the average of several.
+
+    Args:
+        members: the scores, one of each checkpoint.
+        configs: what the checkpoints were trained by.
+        way: the key of the way they were scored, see :mod:`ptb_lm.evaluation.ways`.
+    """
     lines = []
     for member, config in zip(members, configs, strict=True):
         reached = figure(member.log_probabilities)
-        lines.append(_member_line(member) + _beside(config, member.text, reached))
+        lines.append(_member_line(member) + _beside(config, member.text, reached, way))
     return "\n".join(lines + _average_lines(members))
 
 
@@ -93,11 +99,11 @@ def describe(reached: Figure, text: ScoredText) -> str:
     return f"perplexity {reached.perplexity:.2f} ({text.layout}, {reached.tokens:,} tokens)"
 
 
-def _beside(config: Config, text: ScoredText, reached: Figure) -> str:
+def _beside(config: Config, text: ScoredText, reached: Figure, way: str = USUAL) -> str:
     """Return the figure to hold against, as the end of a line, or nothing."""
     published = published_for(config)
-    if published is not None and text.split in ("valid", "test"):
-        paper = published.valid if text.split == "valid" else published.test
+    paper = published.by_way(text.split, way) if published else None
+    if paper is not None:
         return f"; paper: {paper} ({percent_above(reached.perplexity, paper):+.1f} %)"
     if config.run.data == "synthetic" and text.split in ("valid", "test"):
         best = optimal_perplexity(text.split)
