@@ -22,7 +22,7 @@ from schedule_study import schedule_member
 from ptb_lm.config import presets_folder, resolve, to_toml, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import save_scores
-from ptb_lm.evaluation.scores import USUAL, ScoredText, Scores
+from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL, ScoredText, Scores
 from ptb_lm.report import curves as drawings
 from ptb_lm.report.averages import Estimate, disjoint_groups
 from ptb_lm.report.comparison import NOT_YET_RUN
@@ -247,11 +247,11 @@ def test_a_figure_stands_beside_the_paper_of_its_own_way() -> None:
 
     assert end_of_line("gal-medium-untied", "valid", USUAL) == "; paper: 81.9 (-2.3 %)"
     assert end_of_line("gal-medium-untied", "test", USUAL) == "; paper: 79.7 (+0.4 %)"
-    assert end_of_line("gal-medium-untied", "test", "monte_carlo") == "; paper: 78.6 (+1.8 %)"
-    assert end_of_line("gal-medium-tied", "test", "monte_carlo") == "; paper: 79.0 (+1.3 %)"
-    assert end_of_line("gal-medium-tied", "valid", "monte_carlo") == ""
+    assert end_of_line("gal-medium-untied", "test", MONTE_CARLO) == "; paper: 78.6 (+1.8 %)"
+    assert end_of_line("gal-medium-tied", "test", MONTE_CARLO) == "; paper: 79.0 (+1.3 %)"
+    assert end_of_line("gal-medium-tied", "valid", MONTE_CARLO) == ""
     assert end_of_line("medium", "test", USUAL) == "; paper: 82.7 (-3.3 %)"
-    assert end_of_line("medium", "test", "monte_carlo") == ""
+    assert end_of_line("medium", "test", MONTE_CARLO) == ""
     assert end_of_line("medium", "test", "cache") == ""
     assert end_of_line("medium", "text -", USUAL) == ""
 

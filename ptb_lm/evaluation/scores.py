@@ -28,6 +28,9 @@ PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
 USUAL = "usual"
 """The way of the paper: no dropout, fixed weights, nothing remembered but the hidden state."""
 
+MONTE_CARLO = "monte_carlo"
+"""The way of arXiv 1512.05287: the mean probability of several passes with dropout."""
+
 
 @dataclass(frozen=True)
 class ScoredText:

@@ -16,7 +16,7 @@ from ptb_lm.errors import InputError
 from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
-from ptb_lm.evaluation.scores import USUAL
+from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
 from ptb_lm.evaluation.texts import tokens_of_split
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.model.network import LanguageModel
@@ -53,7 +53,7 @@ class Way:
     one_stream: bool = False
 
 
-AS_THE_PAPER = Way("usual", USUAL, lambda model, data_dir: target_log_probabilities)
+AS_THE_PAPER = Way(USUAL, USUAL, lambda model, data_dir: target_log_probabilities)
 
 
 def monte_carlo(samples: int) -> Way:
@@ -72,7 +72,7 @@ def monte_carlo(samples: int) -> Way:
         )
 
     title = f"the mean probability of {samples:,} passes with dropout"
-    return Way("monte_carlo", title, scorer, {"samples": samples})
+    return Way(MONTE_CARLO, title, scorer, {"samples": samples})
 
 
 def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ptb_lm.config import Config, recipe_of, resolve
-from ptb_lm.evaluation.scores import USUAL
+from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Published:
         given = {
             ("valid", USUAL): self.valid,
             ("test", USUAL): self.test,
-            ("test", "monte_carlo"): self.monte_carlo,
+            ("test", MONTE_CARLO): self.monte_carlo,
         }
         return given.get((split, way))
 
