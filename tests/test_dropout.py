@@ -26,6 +26,8 @@ from ptb_lm.model.scoring import (
     nll_sum,
     target_log_probabilities,
 )
+from ptb_lm.report import summary
+from ptb_lm.report.published import VARIATIONAL
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.sgd import sgd_step_
 
@@ -486,7 +488,9 @@ def test_certainty_by_the_mean_of_many_passes_is_no_more_than_certainty() -> Non
         assert scored.tolist() == [0.0] * 8
 
 
-def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(dropped: Path) -> None:
+def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(
+    dropped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = done("eval", "run/last.pt").out
     first, again = (done("eval", "run/last.pt", "--mc-samples", "3").out for _ in range(2))
     assert first == again
@@ -498,6 +502,10 @@ def test_mc_samples_stand_beside_the_usual_figure_and_can_be_had_again(dropped: 
     assert sampled["samples"] == 3
     assert sampled["members"][0]["tokens"] == figures["members"][0]["tokens"]
     assert sampled["members"][0]["nll"] != figures["members"][0]["nll"]
+    monkeypatch.setattr(summary, "published_for", lambda config: VARIATIONAL["gal-medium-tied"])
+    by_scaling, _, by_passes = done("eval", "run/last.pt", "--mc-samples", "3").out.splitlines()
+    assert "; paper: 79.7 (" in by_scaling
+    assert "; paper: 79.0 (" in by_passes
     done("eval", "run/last.pt", "--mc-samples", "3", "--save-scores", "mc.npz")
     (kept,) = done_json("average", "mc.npz")["members"]
     assert kept["nll"] == pytest.approx(sampled["members"][0]["nll"], rel=1e-6)

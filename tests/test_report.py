@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from cli_support import Outcome, contents, done, ptb_lm
-from reproduction_page import schedule_block
+from reproduction_page import monte_carlo_block, schedule_block
 from schedule_study import schedule_member
 
 from ptb_lm.config import presets_folder, resolve, to_toml, toml_value
@@ -254,6 +255,31 @@ def test_a_figure_stands_beside_the_paper_of_its_own_way() -> None:
     assert end_of_line("medium", "test", MONTE_CARLO) == ""
     assert end_of_line("medium", "test", "cache") == ""
     assert end_of_line("medium", "text -", USUAL) == ""
+
+
+def test_monte_carlo_stands_beside_weight_scaling_of_the_run_it_is_named_after() -> None:
+    make_run("results/gal", "gal-medium-tied")
+    make_run("results/medium", "medium")
+    runs = read_evidence(Path("results"))
+    (text,) = [run.scores["test"].text for run in runs if run.name == "gal"]
+    folder = Path("results/monte-carlo")
+    folder.mkdir()
+
+    def table(name: str, text: ScoredText) -> str:
+        sampled = replace(text, way="the mean probability of 9 passes")
+        save_scores(Scores("x", sampled, log_probabilities(2, "test")), folder / f"{name}.npz")
+        return monte_carlo_block(Path("results"), runs)
+
+    (line,) = map(cells, table("gal", text).splitlines()[2:])
+    ours = f"{perplexity_of([1], 'test'):.2f} / {perplexity_of([2], 'test'):.2f}"
+    assert line[1:] == ["gal", "79.7 / 79.0", ours, "the mean probability of 9 passes"]
+    with pytest.raises(InputError, match=r"gal.npz: expected scores of the text that gal scored"):
+        table("gal", replace(text, text_sha256="another"))
+    table("gal", text)
+    for name in ("medium", "unknown"):
+        with pytest.raises(InputError, match=rf"{name}.npz: expected the name of a run of a varia"):
+            table(name, text)
+        (folder / f"{name}.npz").unlink()
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)

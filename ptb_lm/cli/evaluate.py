@@ -142,9 +142,9 @@ def evaluate(
             result[way.key] = {**way.settings, **evaluation_json(scores)}
         show(to_json(result))
         return
-    show(evaluation_summary(members[0], configs))
-    for way, scores in zip(ways[1:], members[1:], strict=True):
-        show(f"by {way.title}:")
+    for way, scores in zip(ways, members, strict=True):
+        if way is not AS_THE_PAPER:
+            show(f"by {way.title}:")
         show(evaluation_summary(scores, configs, way.key))
 
 

@@ -37,7 +37,7 @@ def last_epoch_lines(epoch: int, config: Config, scores: Mapping[str, Scores]) -
     lines = [f"last epoch ({epoch}):"]
     for split, member in scores.items():
         reached = figure(member.log_probabilities)
-        known = _beside(config, member.text, reached)
+        known = _beside(config, member.text, reached, USUAL)
         lines.append(f"  {split:5}  {describe(reached, member.text)}{known}")
     return lines
 
@@ -60,7 +60,7 @@ def comparable_line(data: str, words: int, unknown: Mapping[str, float]) -> str:
     return f"{vocabulary}, <unk> is {shares}: comparable over the same words and texts alone"
 
 
-def evaluation_summary(members: list[Scores], configs: list[Config], way: str = USUAL) -> str:
+def evaluation_summary(members: list[Scores], configs: list[Config], way: str) -> str:
     """Say what each checkpoint reaches, beside what is known, and the average of several.
 
     Args:
@@ -99,7 +99,7 @@ def describe(reached: Figure, text: ScoredText) -> str:
     return f"perplexity {reached.perplexity:.2f} ({text.layout}, {reached.tokens:,} tokens)"
 
 
-def _beside(config: Config, text: ScoredText, reached: Figure, way: str = USUAL) -> str:
+def _beside(config: Config, text: ScoredText, reached: Figure, way: str) -> str:
     """Return the figure to hold against, as the end of a line, or nothing."""
     published = published_for(config)
     paper = published.by_way(text.split, way) if published else None

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.scores import USUAL
 from ptb_lm.report.comparison import DEVIATION, Row, paper_rows
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import grouped
@@ -62,7 +63,8 @@ def demo_output(runs: Sequence[Evidence]) -> str:
     lines = ["not yet run"]
     if runs:
         member = dataclasses.replace(runs[0].scores["test"], name="runs/demo/last.pt")
-        lines = ["…", evaluation_summary([member], [runs[0].config]), "run folder: runs/demo"]
+        reached = evaluation_summary([member], [runs[0].config], USUAL)
+        lines = ["…", reached, "run folder: runs/demo"]
     return "\n".join(["```text", *lines, "```"])
 
 
