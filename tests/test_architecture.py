@@ -29,6 +29,8 @@ ROOMS = [
     "durable",
     "strict_json",
     "stop",
+    "paths",
+    "terminal",
     "errors",
     "version",
 ]
