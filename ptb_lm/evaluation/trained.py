@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ptb_lm.arguments import require_path, require_type
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
@@ -61,6 +62,12 @@ class TrainedModel:
             yield self.network
 
 
+def require_model(model: object) -> None:
+    """Raise TypeError if a value is not what :func:`load` returns."""
+    path = repr(os.fspath(model)) if isinstance(model, str | os.PathLike) else "path"
+    require_type(model, TrainedModel, "model", f"try load({path})")
+
+
 def load(path: Path | str, device: str = "auto") -> TrainedModel:
     """Load a trained model for use.
 
@@ -70,11 +77,13 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
 
     Raises:
+        TypeError: ``path`` is no path.
         InputError: there is no such model or device, or the model is damaged.
         PtbLmError: memory does not suffice.
     """
+    path = require_path(path, "path", "name a checkpoint, a run folder or an exported model")
     chosen = choose_device(device)
-    name, checkpoint = read_model(Path(path))
+    name, checkpoint = read_model(path)
     return trained_model(name, checkpoint, chosen)
 
 
