@@ -83,7 +83,7 @@ def require_paths(value: object, name: str) -> list[Path]:
     return [require_path(each, f"{name}: item {number}") for number, each in enumerate(value, 1)]
 
 
-def require_ordered(value: Any, name: str, expected: str) -> Iterable[Any]:
+def require_ordered(value: object, name: str, expected: str) -> Iterable[Any]:
     """Return an iterable whose items have an order.
 
     Args:
@@ -94,15 +94,16 @@ def require_ordered(value: Any, name: str, expected: str) -> Iterable[Any]:
     Raises:
         TypeError: it is text, bytes, a set, a mapping or a whole data frame, or no iterable.
     """
-    is_iterable = isinstance(value, Iterable) and getattr(value, "shape", None) != ()
-    if not is_iterable or isinstance(value, str | bytes | bytearray | Mapping | Set):
+    is_unordered = isinstance(value, str | bytes | bytearray | Mapping | Set)
+    is_single = getattr(value, "shape", None) == ()  # NumPy's scalars and arrays of one
+    if is_unordered or is_single or not isinstance(value, Iterable):
         raise TypeError(f"{name}: expected {expected}, got {kind_of(value)}")
     if hasattr(value, "columns"):
         raise TypeError(f"{name}: expected {expected}, got {kind_of(value)}; give one column of it")
     return value
 
 
-def require_words(value: Any, name: str) -> list[str]:
+def require_words(value: object, name: str) -> list[str]:
     """Return the words of a text, or of several pieces of text, each split at white space.
 
     Raises:

@@ -29,7 +29,9 @@ def generate(
     ] = False,
     temperature: Annotated[
         float,
-        typer.Option(metavar="X", help="1 leaves the model's distribution unchanged; at least 0.01."),
+        typer.Option(
+            metavar="X", help="1 leaves the model's distribution unchanged; at least 0.01."
+        ),
     ] = 1.0,
     top_k: Annotated[
         int | None,
@@ -53,8 +55,8 @@ def generate(
 
     if not temperature >= LEAST_TEMPERATURE:
         raise InputError(
-            f"--temperature {temperature:g}: expected {LEAST_TEMPERATURE} or more; --top-k 1 always "
-            "draws the likeliest word"
+            f"--temperature {temperature:g}: expected {LEAST_TEMPERATURE} or more; --top-k 1 "
+            "always draws the likeliest word"
         )
     sampling = Sampling(
         allow_unknown=allow_unk,

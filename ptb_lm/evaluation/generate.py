@@ -126,7 +126,7 @@ def _words(
         hidden = network.zero_state(1)
         words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
         for _ in range(count):
-            for window in words.split(PROMPT_WORDS_AT_ONCE):
+            for window in torch.split(words, PROMPT_WORDS_AT_ONCE):
                 stop.check()
                 states, hidden = network.top_layer(window[:, None], hidden)  # (T, 1, H)
             last = network.logits(states[-1:])[0, 0].double().cpu()  # (V,)
