@@ -8,7 +8,7 @@ from itertools import groupby, tee
 from ptb_lm.corpus.text import UNK
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.nbest_format import Look
-from ptb_lm.evaluation.score import SentenceScore, score
+from ptb_lm.evaluation.score import CHARACTERS_OF_A_WORD, SentenceScore, score
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -128,7 +128,7 @@ def _read_hypotheses(
                     f"{LONGEST_HYPOTHESIS:,}"
                 )
             hypothesis = Hypothesis(utterance_of(id_), id_, " ".join(words))
-            utterances.add(hypothesis, len(words))
+            utterances.add(hypothesis, max(len(words), len(line) // CHARACTERS_OF_A_WORD))
         except InputError as error:
             look.judge()  # which may know better what is wrong
             raise InputError(f"--nbest: line {number}: {error}") from None
