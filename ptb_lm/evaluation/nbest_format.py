@@ -132,8 +132,9 @@ def _is_column_of_scores(
     if len(lines) > 1 and len(set(column)) == 1:
         return False
     is_unlike_text = any(re.search(r"-\d|=|\.\d{3}|e[-+]?\d", word) for word in column)
+    are_two = all(len(line) > 2 and all(map(SCORE.fullmatch, line[1:3])) for line in lines)
     utterances = {re.sub(r"-\d+$", "", line[0]) for line in lines}
-    return is_unlike_text or len(utterances) > 1
+    return is_unlike_text or are_two or len(utterances) > 1
 
 
 def _ids_at_the_end(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
