@@ -54,15 +54,12 @@ def test_memory_is_bounded_whatever_a_line_holds(tmp_path: Path) -> None:
     _, _, idle = peak_megabytes("score", LAST, "one.txt")
     endless = tmp_path / "endless"
     endless.write_bytes(b"ab cd " * 20_000_000)
-    word = tmp_path / "word"
-    word.write_bytes(b"x" * 120_000_000)
     longest = tmp_path / "longest"
     longest.write_text("é is a word of it " * (LONGEST_LINE // 20) + "\n")
     hypotheses = tmp_path / "hypotheses"
     hypotheses.write_text(f"u {'x' * 90_000}\n" * 600)
     for arguments, expected in (
         ([str(endless)], 2),
-        ([str(word)], 2),
         ([str(hypotheses), "--nbest", "repeated"], 2),
         ([str(longest), "--json-lines"], 0),
     ):

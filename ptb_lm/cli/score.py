@@ -45,7 +45,12 @@ def score(
     ] = False,
     device: Device = None,
 ) -> None:
-    """Print the log-probability and perplexity of each line of a text."""
+    """Print the log-probability and perplexity of each line of a text.
+
+    Each line is read as one sentence. The table is tab-separated, in the
+    dialect excel-tab of Python's csv. To read it with pandas:
+    `pandas.read_csv(FILE, sep="\\t", keep_default_na=False, dtype=str)`
+    """
     from ptb_lm.corpus.reading import (
         STANDARD_INPUT,
         name_of,
