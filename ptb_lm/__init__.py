@@ -7,7 +7,7 @@ For a notebook, the functions that the command line uses itself::
     model = load("runs/small-seed1/last.pt")
     evaluate(model).perplexity
     [sentence.perplexity for sentence in score(model, ["the company said", "said company the"])]
-    " ".join(generate(model, ["the", "company"]))
+    " ".join(generate(model, "the company"))
 
 For a corpus of a text of one's own there is ``prepare(["book.txt"], "my-text")``, and for a model
 that adapts to the text that it is evaluated on::

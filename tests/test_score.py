@@ -488,7 +488,7 @@ def test_an_utterance_in_two_pieces_is_told_and_not_ranked_as_two(
     outcome = ptb_lm("score", "sharp.pt", "pieces.txt", "--nbest", "numbered")
     assert outcome.code == 2
     assert outcome.err.splitlines()[-1] == (
-        "error: --nbest: the hypotheses of 'u' do not stand together; sort the list"
+        "error: --nbest: line 3: the hypotheses of 'u' do not stand together; sort the list"
     )
     monkeypatch.setattr(nbest, "UTTERANCES_REMEMBERED", 1)  # and no more are kept
     far = [*lines[:2], "w-1 d", lines[2]]
@@ -499,7 +499,7 @@ def test_an_utterance_in_two_pieces_is_told_and_not_ranked_as_two(
 def test_the_command_ranks_an_n_best_list() -> None:
     text = "u-1 a b\nu-2\tc <unk>\nv-1\n"
     header, *rows = table(with_input(text, "score", "sharp.pt", "--nbest", "numbered"))
-    assert header == ["id", "rank", "log_probability_nats", "text"]
+    assert header == ["id", "rank", "log_probability_nats", "text", "words", "unknown"]
     _, *scored = table(with_input("a b\nc <unk>\n\n", "score", "sharp.pt"))
     totals = {"u-1": float(scored[0][4]), "u-2": float(scored[1][4]), "v-1": float(scored[2][4])}
     assert {row[0]: float(row[2]) for row in rows} == pytest.approx(totals, rel=1e-6)

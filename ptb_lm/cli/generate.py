@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli.app import CKPT, Device, app, flag, say
+from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
+
+LEAST_TEMPERATURE = 0.01
 
 
 @app.command()
@@ -26,7 +29,9 @@ def generate(
     ] = False,
     temperature: Annotated[
         float,
-        typer.Option(metavar="X", min=0.01, help="1 leaves the model's distribution unchanged."),
+        typer.Option(
+            metavar="X", help="1 leaves the model's distribution unchanged; at least 0.01."
+        ),
     ] = 1.0,
     top_k: Annotated[
         int | None,
@@ -48,6 +53,11 @@ def generate(
     from ptb_lm.evaluation.generate import generate as sample
     from ptb_lm.evaluation.trained import load
 
+    if not temperature >= LEAST_TEMPERATURE:
+        raise InputError(
+            f"--temperature {temperature:g}: expected {LEAST_TEMPERATURE} or more; --top-k 1 "
+            "always draws the likeliest word"
+        )
     sampling = Sampling(
         allow_unknown=allow_unk,
         temperature=temperature,

@@ -45,7 +45,12 @@ def score(
     ] = False,
     device: Device = None,
 ) -> None:
-    """Print the log-probability and perplexity of each line of a text."""
+    """Print the log-probability and perplexity of each line of a text.
+
+    Each line is read as one sentence. The table is tab-separated, in the
+    dialect excel-tab of Python's csv. To read it with pandas:
+    `pandas.read_csv(FILE, sep="\\t", keep_default_na=False, dtype=str)`
+    """
     from ptb_lm.corpus.reading import (
         STANDARD_INPUT,
         name_of,
@@ -53,7 +58,7 @@ def score(
         read_lines,
         require_readable,
     )
-    from ptb_lm.evaluation.nbest import rank, read_hypotheses
+    from ptb_lm.evaluation.nbest import rank, read_hypotheses, require_convention
     from ptb_lm.evaluation.score import LINES_AT_ONCE
     from ptb_lm.evaluation.score import score as score_lines
     from ptb_lm.evaluation.trained import load
@@ -71,7 +76,10 @@ def score(
 
     if nbest is not None and (per_word or continuous):
         raise InputError(f"--nbest and --{'per-word' if per_word else 'continuous'}: choose one")
+    if nbest is not None:
+        require_convention(nbest)
     paths = files or [STANDARD_INPUT]
+    _require_no_models(checkpoint, [path for path in paths if path != STANDARD_INPUT])
     is_typed = STANDARD_INPUT in paths and sys.stdin is not None and sys.stdin.isatty()
     require_readable(path for path in paths if path != STANDARD_INPUT)
     with StopFlag() as stop:
@@ -84,11 +92,11 @@ def score(
         lines = _after_what_is_written(lines_of_files())
         answers_at_once = line_buffered or is_typed
         at_once = 1 if answers_at_once else LINES_AT_ONCE
-        hypotheses = None if nbest is None else read_hypotheses(lines, nbest)
         model = load(checkpoint, device or "auto")
         rows: Iterable[Row]
         kind: type[Row]
-        if hypotheses is not None:
+        if nbest is not None:
+            hypotheses = read_hypotheses(lines, nbest, model.vocabulary.index)
             ranked = rank(model, hypotheses, lines_at_once=at_once, stop=stop)
             kind, rows = HypothesisRow, hypothesis_rows(ranked)
         else:
@@ -98,6 +106,21 @@ def score(
             kind, rows = (WordRow, word_rows(scores)) if per_word else (LineRow, line_rows(scores))
         for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
             show(text)
+
+
+def _require_no_models(checkpoint: Path, files: Iterable[Path]) -> None:
+    """Raise InputError if a model stands among the texts, after the one to score with."""
+    from ptb_lm.evaluation.trained import file_kind
+
+    if file_kind(checkpoint) is None:  # which has an error of its own
+        return
+    for path in files:
+        kind = file_kind(path)
+        if kind is not None:
+            raise InputError(
+                f"{path}: {kind}, and not a text; score takes one model, before the texts: score "
+                "with each model in a call of its own"
+            )
 
 
 def _after_what_is_written(lines: Iterable[str]) -> Iterator[str]:

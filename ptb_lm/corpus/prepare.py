@@ -10,7 +10,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptb_lm.arguments import (
+    require_integer,
+    require_number,
+    require_path,
+    require_paths,
+    require_type,
+)
 from ptb_lm.corpus.reading import (
     STANDARD_INPUT,
     name_of,
@@ -67,21 +74,24 @@ class Preparation:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_share < 1:
+        if not 0 < require_number(self.valid_share, "valid_share") < 1:
             raise InputError(
                 f"--valid-share {self.valid_share}: expected more than 0 and less than 1"
             )
-        if not 0 <= self.test_share < 1 - self.valid_share:
+        if not 0 <= require_number(self.test_share, "test_share") < 1 - self.valid_share:
             raise InputError(
                 f"--test-share {self.test_share}: expected 0 or more, and with --valid-share "
                 f"{self.valid_share} less than 1"
             )
-        if self.min_count < 1:
+        require_type(self.lower, bool, "lower")
+        if require_integer(self.min_count, "min_count") < 1:
             raise InputError(f"--min-count {self.min_count}: expected 1 or more")
-        if self.max_vocab is not None and self.max_vocab < 3:
+        if self.max_vocab is not None and require_integer(self.max_vocab, "max_vocab") < 3:
             raise InputError(
                 f"--max-vocab {self.max_vocab}: expected 3 or more, as {EOS} and {UNK} count"
             )
+        if require_integer(self.seed, "seed") < 0:
+            raise InputError(f"--seed {self.seed}: expected 0 or more")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -93,7 +103,7 @@ DEFAULT = Preparation()
 
 
 def prepare(
-    files: Sequence[Path | str],
+    files: Iterable[Path | str] | Path | str,
     out: Path | str,
     preparation: Preparation = DEFAULT,
     *,
@@ -106,7 +116,7 @@ def prepare(
     whole or not at all, and the same call makes the same bytes.
 
     Args:
-        files: texts in UTF-8; ``-`` is standard input.
+        files: texts in UTF-8, or a single one; ``-`` is standard input.
         out: the folder; those above it are made where they are missing.
         preparation: how.
         overwrite: whether a corpus that is there may be replaced.
@@ -117,11 +127,15 @@ def prepare(
         ``tokens``, ``types`` and ``unknown_share``. ``<eos>`` counts as a token and as a type.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         InputError: a file is no text, the text is too short, or the folder may not be replaced.
         PtbLmError: the folder cannot be written.
         Stopped: a signal came; nothing was written.
     """
-    sources, folder = [Path(file) for file in files], Path(out)
+    require_type(preparation, Preparation, "preparation", "try Preparation(min_count=2)")
+    sources, folder = require_paths(files, "files"), require_path(out, "out")
+    if not sources:
+        raise InputError("files: no text; name one or more")
     if sources.count(STANDARD_INPUT) > 1:
         raise InputError(f"{STANDARD_INPUT}: standard input comes once; name it once")
     require_readable(source for source in sources if source != STANDARD_INPUT)

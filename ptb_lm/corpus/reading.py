@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -17,6 +18,10 @@ from ptb_lm.stop import NEVER, StopFlag
 
 PART_BYTES = 1 << 16
 """What is read and split at once: few enough words that a processor's cache holds them."""
+
+LONGEST_LINE, LONGEST_WORD = 2_000_000, 100_000
+"""In bytes, with the line feed. Scoring a line takes about 60 times its size in memory; and
+Python's ``csv`` reads no field of more than 131,072 characters."""
 
 SECONDS_UNTIL_SHOWN = 0.5
 """A bar of less would only flash."""
@@ -90,7 +95,8 @@ def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[s
         each line without its line feed.
 
     Raises:
-        InputError: a line is not UTF-8, or the file can be read no further.
+        InputError: a line is not UTF-8 or is too long for a sentence, or the file can be read no
+            further.
         Stopped: a signal came.
     """
     for line in decoded(_lines_of(file, name, stop), name):
@@ -98,8 +104,28 @@ def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[s
 
 
 def _lines_of(file: IO[bytes], name: str, stop: StopFlag) -> Iterator[bytes]:
-    while line := _read(file.readline, name, stop):
+    for number in count(1):
+        line = _read(partial(file.readline, LONGEST_LINE + 1), name, stop)
+        if not line:
+            return
+        if len(line) > LONGEST_WORD and b"\0" not in line:  # a NUL is reported when it is decoded
+            _require_sentence(line, f"{name}: line {number}")
         yield line
+
+
+def _require_sentence(line: bytes, place: str) -> None:
+    """Raise InputError if a line, of which no more than one byte too many is read, is too long."""
+    if len(line) > LONGEST_LINE:
+        raise InputError(
+            f"{place}: longer than {LONGEST_LINE:,} bytes; each line is read as one sentence: put "
+            "one sentence on a line; `ptb-lm eval --text` takes lines of any length"
+        )
+    longest = max(map(len, line.split()), default=0)
+    if longest > LONGEST_WORD:
+        raise InputError(
+            f"{place}: a word of {longest:,} bytes; expected at most {LONGEST_WORD:,}: put spaces "
+            "between words"
+        )
 
 
 def require_readable(paths: Iterable[Path]) -> None:

@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ptb_lm.arguments import require_integer, require_number
 from ptb_lm.errors import InputError
 
 TUNED = (0.4, 0.15)
@@ -36,6 +37,7 @@ class Cache:
         weight: lambda, the share of p_cache.
 
     Raises:
+        TypeError: a setting is not a number, or the size not a whole one.
         InputError: a setting is out of its range.
     """
 
@@ -45,11 +47,11 @@ class Cache:
     key: ClassVar = "cache"
 
     def __post_init__(self) -> None:
-        if self.size < 1:
+        if require_integer(self.size, "size") < 1:
             raise InputError(f"--cache {self.size}: expected 1 or more")
-        if not 0 <= self.theta < math.inf:
+        if not 0 <= require_number(self.theta, "theta") < math.inf:
             raise InputError(f"--cache-theta {self.theta}: expected 0 or more")
-        if not 0 <= self.weight < 1:
+        if not 0 <= require_number(self.weight, "weight") < 1:
             raise InputError(f"--cache-weight {self.weight}: expected 0 or more and less than 1")
 
     @classmethod

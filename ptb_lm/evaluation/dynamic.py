@@ -29,6 +29,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ptb_lm.arguments import require_integer, require_number
 from ptb_lm.corpus.batching import training_columns, training_window, windows_per_epoch
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
@@ -58,7 +59,8 @@ class Dynamic:
         epsilon: of ``rms``; keeps steps bounded for weights whose gradient was almost always zero.
 
     Raises:
-        InputError: a setting is out of its range.
+        TypeError: a setting is not a number, or the segment not a whole one.
+        InputError: there is no such form, or a setting is out of its range.
     """
 
     form: str
@@ -70,10 +72,14 @@ class Dynamic:
 
     def __post_init__(self) -> None:
         _require_form(self.form)
-        if not 0 <= self.rate < math.inf:
+        if not 0 <= require_number(self.rate, "rate") < math.inf:
             raise InputError(f"--dynamic-rate {self.rate}: expected 0 or more")
-        if not 0 <= self.decay <= 1:
+        if not 0 <= require_number(self.decay, "decay") <= 1:
             raise InputError(f"--dynamic-decay {self.decay}: expected 0 to 1")
+        if require_integer(self.segment, "segment") < 1:
+            raise InputError(f"segment {self.segment}: expected 1 or more")
+        if not 0 < require_number(self.epsilon, "epsilon") < math.inf:
+            raise InputError(f"epsilon {self.epsilon}: expected more than 0")
 
     @classmethod
     def tuned(cls, form: str, rate: float | None = None, decay: float | None = None) -> "Dynamic":
@@ -113,7 +119,7 @@ class Dynamic:
 
 
 def _require_form(form: str) -> None:
-    if form not in TUNED:
+    if form not in list(TUNED):  # which need not be hashed
         raise InputError(f"--dynamic {form}: expected {' or '.join(TUNED)}")
 
 

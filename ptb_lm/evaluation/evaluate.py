@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ptb_lm.arguments import require_path, require_type
 from ptb_lm.config import Config
 from ptb_lm.corpus.load import data_directory, require_corpus
 from ptb_lm.corpus.splits import SPLITS
@@ -25,7 +26,13 @@ from ptb_lm.evaluation.scores import (
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
-from ptb_lm.evaluation.trained import TrainedModel, load, model_place, read_model
+from ptb_lm.evaluation.trained import (
+    TrainedModel,
+    load,
+    model_place,
+    read_model,
+    require_model,
+)
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
@@ -218,13 +225,19 @@ def evaluate(
         ln p of each target, with what it was made from.
 
     Raises:
+        TypeError: an argument is of the wrong type.
         InputError: the text or the data is not there or not right, or the way is not the model's.
         PtbLmError: memory does not suffice.
         Stopped: a signal came.
     """
-    file = None if text is None else Path(text)
-    directory = None if data_dir is None else Path(data_dir)
-    name = None if data is None else str(data)
+    require_model(model)
+    require_type(way, Way, "way", "try adaptive(Dynamic.tuned('rms'), Cache.tuned(2000))")
+    advice = "score(model, lines) takes the lines of a text themselves"
+    file = None if text is None else require_path(text, "text", advice)
+    if file is not None and "\n" in str(file):
+        raise InputError(f"text: expected the path of a text file, got a text; {advice}")
+    directory = None if data_dir is None else require_path(data_dir, "data_dir")
+    name = None if data is None else str(require_path(data, "data"))
     request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
     model = _with_data(model, request)
     return _evaluate(model, _tokens(model, request, stop), request, way, stop)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptb_lm.arguments import require_path
 from ptb_lm.corpus.load import Corpus, data_directory, require_corpus
 from ptb_lm.corpus.ptb import is_installed
 from ptb_lm.durable import current_folder_is_in, durable_folder, still_stands
@@ -79,24 +80,27 @@ def export(
         stop: checked while the data is read, and before each window that is scored.
 
     Raises:
+        TypeError: a path is of the wrong type.
         InputError: there is no such model or device, it is damaged, ``data`` is not what it was
             trained on, there is something else in the folder, or a library is missing.
         PtbLmError: memory does not suffice, or the folder could not be written.
         Stopped: a signal came; nothing has been written.
     """
-    folder = Path(folder)
+    path = require_path(path, "path", "name the model by its path, as for load()")
+    folder = require_path(folder, "folder")
+    name_of_data = None if data is None else str(require_path(data, "data"))
+    directory = data_directory(None if data_dir is None else require_path(data_dir, "data_dir"))
     chosen = choose_device(device)
     _require_place(folder, overwrite=overwrite)
-    if data is not None:
-        require_corpus(str(data))
-    name, checkpoint = read_model(Path(path))
+    if name_of_data is not None:
+        require_corpus(name_of_data)
+    name, checkpoint = read_model(path)
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         files = exported_files(checkpoint)
         if onnx:
             files[ONNX] = _onnx_bytes(checkpoint)
     model = trained_model(name, checkpoint, chosen)
-    directory = data_directory(None if data_dir is None else Path(data_dir))
-    measured = _measured(model, None if data is None else str(data), directory, stop)
+    measured = _measured(model, name_of_data, directory, stop)
     stop.check()
     files[README] = exported_readme(checkpoint, measured, chosen.type, onnx=onnx).encode()
     with place_held(folder, stop):

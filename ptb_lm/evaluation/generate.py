@@ -4,16 +4,22 @@ Shapes: V words.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ptb_lm.arguments import (
+    require_integer,
+    require_number,
+    require_type,
+    require_words,
+)
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.trained import TrainedModel, require_probabilities
+from ptb_lm.evaluation.trained import TrainedModel, require_model, require_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 
 
@@ -33,6 +39,7 @@ class Sampling:
         stop_at_eos: whether the first ``<eos>`` is the end.
 
     Raises:
+        TypeError: a setting is of the wrong type.
         InputError: a number is out of its range.
     """
 
@@ -43,21 +50,28 @@ class Sampling:
     stop_at_eos: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature {self.temperature}: expected a number above 0")
-        if self.top_k is not None and self.top_k < 1:
+        require_type(self.allow_unknown, bool, "allow_unknown")
+        require_type(self.stop_at_eos, bool, "stop_at_eos")
+        if not 0 < require_number(self.temperature, "temperature") < math.inf:
+            raise InputError(
+                f"temperature {self.temperature}: expected a number above 0; top-k 1 always draws "
+                "the likeliest word"
+            )
+        if self.top_k is not None and require_integer(self.top_k, "top_k") < 1:
             raise InputError(f"top-k {self.top_k}: expected 1 or more")
-        if not 0 < self.top_p <= 1:
+        if not 0 < require_number(self.top_p, "top_p") <= 1:
             raise InputError(f"top-p {self.top_p}: expected a number above 0, and at most 1")
 
 
 AS_IT_IS = Sampling()
 
+PROMPT_WORDS_AT_ONCE = 1000
+"""The states of that many steps are held while a prompt is read."""
 
-@torch.no_grad()
+
 def generate(
     model: TrainedModel,
-    prompt: Sequence[str] = (),
+    prompt: str | Iterable[str] = (),
     count: int = 100,
     sampling: Sampling = AS_IT_IS,
     generator: torch.Generator | None = None,
@@ -67,27 +81,54 @@ def generate(
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
-        prompt: words that the text goes on from; none stands for the beginning of a sentence.
+        prompt: a text, or words, that the text goes on from; it is split at white space. None
+            stands for the beginning of a sentence.
         count: how many words to draw, ``<eos>`` among them; fewer if it is the end.
         sampling: what may be drawn, and how likely.
         generator: on the CPU, where the drawing is done on any device; by default PyTorch's own.
         stop: checked before each word.
 
-    Yields:
-        the words drawn.
+    Returns:
+        the words, each drawn when it is asked for.
 
     Raises:
-        PtbLmError: the network gives no probabilities.
-        Stopped: a signal came.
+        TypeError: an argument is of the wrong type.
+        InputError: ``count`` is negative, or the generator is not on the CPU.
+        PtbLmError: the network gives no probabilities; raised when a word is asked for.
+        Stopped: a signal came, while a word was drawn.
     """
+    require_model(model)
+    start = require_words(prompt, "prompt")
+    if require_integer(count, "count") < 0:
+        raise InputError(f"count {count}: expected 0 or more")
+    require_type(sampling, Sampling, "sampling", "try Sampling(temperature=0.8)")
+    if generator is not None:
+        advice = "try torch.Generator().manual_seed(1)"
+        device = require_type(generator, torch.Generator, "generator", advice).device
+        if device.type != "cpu":
+            raise InputError(f"generator: expected one on the CPU, got one on {device}; {advice}")
+    return _words(model, start, int(count), sampling, generator, stop)
+
+
+@torch.no_grad()
+def _words(
+    model: TrainedModel,
+    prompt: Sequence[str],
+    count: int,
+    sampling: Sampling,
+    generator: torch.Generator | None,
+    stop: StopFlag,
+) -> Iterator[str]:
+    """Do as :func:`generate` says, whose arguments these are."""
     with model.at_work() as network:
         vocabulary, device = model.vocabulary, network.softmax.weight.device
         excluded = [] if sampling.allow_unknown else [vocabulary.index[UNK]]
         hidden = network.zero_state(1)
         words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
         for _ in range(count):
-            stop.check()
-            states, hidden = network.top_layer(words[:, None], hidden)  # (T, 1, H)
+            for window in torch.split(words, PROMPT_WORDS_AT_ONCE):
+                stop.check()
+                states, hidden = network.top_layer(window[:, None], hidden)  # (T, 1, H)
             last = network.logits(states[-1:])[0, 0].double().cpu()  # (V,)
             require_probabilities(last)
             weights = next_word_probabilities(last, sampling, excluded)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ptb_lm.arguments import require_integer, require_ordered, require_words
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
-from ptb_lm.evaluation.trained import TrainedModel, require_probabilities
+from ptb_lm.errors import InputError
+from ptb_lm.evaluation.trained import TrainedModel, require_model, require_probabilities
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.scoring import continued_log_probabilities, sentence_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
@@ -22,8 +24,9 @@ from ptb_lm.stop import NEVER, StopFlag
 # So many lines are read, sorted by length and scored before the next: enough to fill batches of
 # like lengths, and less than a second of work for a small model.
 LINES_AT_ONCE = 1000
-# Or fewer long ones.
+# Or fewer long ones. A word counts as one for each of these characters that it has, on average.
 WORDS_AT_ONCE = 50_000
+CHARACTERS_OF_A_WORD = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class SentenceScore:
 
 def score(
     model: TrainedModel,
-    lines: Iterable[str],
+    lines: Iterable[str | Sequence[str]],
     *,
     continuous: bool = False,
     lines_at_once: int = LINES_AT_ONCE,
@@ -86,7 +89,8 @@ def score(
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
-        lines: as many as there are; no more are held than are scored at once.
+        lines: each a text, or a list of words; there may be any number of lines, as no more are
+            held than are scored at once.
         continuous: all lines are one stream, as in the paper's test protocol: the state goes on
             from line to line, and the first token of all is given, not predicted. The sum is then
             that of :func:`~ptb_lm.evaluation.evaluate.evaluate` of the same text.
@@ -97,22 +101,33 @@ def score(
         the score of each line.
 
     Raises:
+        TypeError: an argument is of the wrong type; of a line, when its turn comes.
+        InputError: ``lines_at_once`` is less than 1.
         PtbLmError: the network gives no probabilities, or memory does not suffice.
         Stopped: a signal came.
     """
+    require_model(model)
     if isinstance(lines, str):
         raise TypeError("lines: expected several, got a text; try text.splitlines() or [text]")
+    require_ordered(lines, "lines", "a list of texts or of lists of words")
+    if require_integer(lines_at_once, "lines_at_once") < 1:
+        raise InputError(f"lines_at_once {lines_at_once}: expected 1 or more")
+    if isinstance(lines, Sequence):  # others are checked as they come: they may have no end
+        for number, line in enumerate(lines, 1):
+            if not isinstance(line, str | Iterator):
+                require_words(line, f"lines: line {number}")
     chunks = _chunks(lines, lines_at_once)
     return _stream(model, chunks, stop) if continuous else _apart(model, chunks, stop)
 
 
-def _chunks(lines: Iterable[str], lines_at_once: int) -> Iterator[list[list[str]]]:
+def _chunks(lines: Iterable[str | Sequence[str]], lines_at_once: int) -> Iterator[list[list[str]]]:
     """Split lines into words, and gather so many lines, or fewer where they are long."""
     chunk: list[list[str]] = []
     size = 0
-    for line in lines:
-        chunk.append(line.split())
-        size += len(chunk[-1])
+    for number, line in enumerate(lines, 1):
+        words = require_words(line, f"lines: line {number}")
+        chunk.append(words)
+        size += max(len(words), sum(map(len, words)) // CHARACTERS_OF_A_WORD)
         if len(chunk) >= lines_at_once or size >= WORDS_AT_ONCE:
             yield chunk
             chunk, size = [], 0

@@ -1,14 +1,17 @@
 """A trained model as those who use it have it: loaded, on a device, ready for any text."""
 
 import os
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
+from ptb_lm.arguments import require_path, require_type
 from ptb_lm.config import Config
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
@@ -61,6 +64,12 @@ class TrainedModel:
             yield self.network
 
 
+def require_model(model: object) -> None:
+    """Raise TypeError if a value is not what :func:`load` returns."""
+    path = repr(os.fspath(model)) if isinstance(model, str | os.PathLike) else "path"
+    require_type(model, TrainedModel, "model", f"try load({path})")
+
+
 def load(path: Path | str, device: str = "auto") -> TrainedModel:
     """Load a trained model for use.
 
@@ -70,11 +79,13 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
 
     Raises:
+        TypeError: ``path`` is no path.
         InputError: there is no such model or device, or the model is damaged.
         PtbLmError: memory does not suffice.
     """
+    path = require_path(path, "path", "name a checkpoint, a run folder or an exported model")
     chosen = choose_device(device)
-    name, checkpoint = read_model(Path(path))
+    name, checkpoint = read_model(path)
     return trained_model(name, checkpoint, chosen)
 
 
@@ -118,6 +129,39 @@ def model_place(path: Path) -> Path:
         f"{path}: no model in it; name a checkpoint, a run folder or the folder of an exported "
         "model"
     )
+
+
+def file_kind(path: Path) -> str | None:
+    """Say what a path is if it is a model, or an archive or array of NumPy; None: anything else."""
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
+        run = RunFolder(path)
+        if run.config.exists() or run.last.exists():
+            return "a run folder"
+        is_exported = (path / CONFIG).exists() or (path / WEIGHTS).exists()
+        return "an exported model" if is_exported else None
+    if not os.path.isfile(path):  # noqa: PTH113 - likewise; a pipe is not opened
+        return None
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(9)
+        if head.startswith(b"PK\x03\x04"):
+            return _zip_kind(file)
+        if head.startswith(b"\x93NUMPY"):
+            return "an array of NumPy"
+        if head.startswith((b"\x80\x02", b"\x80\x04")):  # a pickle, as before PyTorch 1.6
+            return "a checkpoint"
+        if path.suffix == ".onnx" or head[5:] == b"\0\0\0{":  # a header of less than 2**40 bytes
+            return "the weights of an exported model"
+    return None
+
+
+def _zip_kind(file: IO[bytes]) -> str:
+    try:
+        names = zipfile.ZipFile(file).namelist()
+    except zipfile.BadZipFile:
+        return "a damaged checkpoint or other zip archive"
+    if any(name.endswith(".npy") for name in names):
+        return "a score file, or another archive of NumPy"
+    return "a checkpoint" if any(name.endswith("data.pkl") for name in names) else "a zip archive"
 
 
 def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> TrainedModel:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ptb_lm.arguments import require_type
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
@@ -81,8 +82,13 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
     The form ``rms`` of dynamic evaluation first reads the text that a model was trained on.
 
     Raises:
+        TypeError: one is of the wrong type.
         InputError: neither is given.
     """
+    if dynamic is not None:
+        require_type(dynamic, Dynamic, "dynamic", "try Dynamic.tuned('rms')")
+    if cache is not None:
+        require_type(cache, Cache, "cache", "try Cache.tuned(2000)")
     asked = [part for part in (dynamic, cache) if part is not None]
     if not asked:
         raise InputError("adaptive: nothing to adapt by; give dynamic, cache or both")

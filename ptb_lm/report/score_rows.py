@@ -1,9 +1,11 @@
 """Scored text as rows for other programs: tab-separated values, or a JSON object a line.
 
-The names of the columns carry the units. In TSV nothing is quoted, as a word holds no white space;
-what there is no value for is empty, and yes is 1.
+The names of the columns carry the units. TSV is Python's dialect ``excel-tab``, with line feeds: a
+field that holds a quotation mark is quoted, with its own marks doubled. No field holds a tab or a
+line end, as all are split at white space. A missing value is an empty field; true is 1.
 """
 
+import csv
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -39,12 +41,17 @@ class WordRow(NamedTuple):
 
 
 class HypothesisRow(NamedTuple):
-    """A hypothesis of an utterance; ``rank`` 1 is the likeliest."""
+    """A hypothesis of an utterance; ``rank`` 1 is the likeliest.
+
+    ``words`` counts its words, without ``<eos>``, and ``unknown`` those scored as ``<unk>``.
+    """
 
     id: str
     rank: int
     log_probability_nats: float
     text: str
+    words: int
+    unknown: int
 
 
 def line_rows(scores: Iterable["SentenceScore"]) -> Iterator[LineRow]:
@@ -72,11 +79,25 @@ def word_rows(scores: Iterable["SentenceScore"]) -> Iterator[WordRow]:
 def hypothesis_rows(hypotheses: Iterable["RankedHypothesis"]) -> Iterator[HypothesisRow]:
     """Give a row for each hypothesis."""
     for ranked in hypotheses:
-        source, log_probability = ranked.hypothesis, ranked.score.log_probability
-        yield HypothesisRow(source.id, ranked.rank, log_probability, source.text)
+        source, score = ranked.hypothesis, ranked.score
+        yield HypothesisRow(
+            source.id,
+            ranked.rank,
+            score.log_probability,
+            source.text,
+            len(score.words),
+            score.unknown_words,
+        )
 
 
 Row = LineRow | WordRow | HypothesisRow
+
+
+class _Returned:
+    """A file for ``csv.writer``, whose ``writerow`` returns what ``write`` does: the line."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def as_tsv(rows: Iterable[Row], kind: type[Row]) -> Iterator[str]:
@@ -84,11 +105,12 @@ def as_tsv(rows: Iterable[Row], kind: type[Row]) -> Iterator[str]:
 
     It waits for the first row: of an input that cannot be scored nothing is written.
     """
+    writer = csv.writer(_Returned(), "excel-tab", lineterminator="")
     rest = iter(rows)
     first = list(islice(rest, 1))
-    yield "\t".join(kind._fields)
+    yield writer.writerow(kind._fields)
     for row in chain(first, rest):
-        yield "\t".join(map(_field, row))
+        yield writer.writerow(map(_field, row))
 
 
 def as_json_lines(rows: Iterable[Row]) -> Iterator[str]:

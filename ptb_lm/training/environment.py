@@ -13,12 +13,13 @@ from ptb_lm.errors import InputError
 from ptb_lm.version import __version__
 
 
-def choose_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+def choose_device(name: str | torch.device) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device, or a device into itself.
 
     Raises:
         InputError: there is no such device, or CUDA is asked for and PyTorch sees none.
     """
+    name = str(name)
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
