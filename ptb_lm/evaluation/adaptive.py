@@ -95,10 +95,7 @@ def read_text(
         words, targets = widened(text[places]), widened(text[places + 1])
         log_p, states, hidden = read(words, targets, hidden)
         if not log_p.isfinite().all():
-            raise DivergedError(
-                f"no probabilities after {int(places[0]):,} tokens: the weights have become NaN or "
-                "infinite; with dynamic evaluation, lower --dynamic-rate"
-            )
+            raise DivergedError(f"no probabilities after {int(places[0]):,} tokens")
         by_vocab.append(log_p)
         if cache is not None:
             log_p, memory = recall(memory, states, targets.flatten(), log_p, cache)

@@ -20,6 +20,7 @@ from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
 from ptb_lm.evaluation.texts import tokens_of_split
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import (
     Scorer,
     monte_carlo_log_probabilities,
@@ -44,6 +45,7 @@ class Way:
         scorer: builds the scorer.
         settings: with which it was requested.
         one_stream: whether it reads a text only as one stream.
+        remedy: what to do where it gives no probabilities, for the error message.
     """
 
     key: str
@@ -51,6 +53,7 @@ class Way:
     scorer: MakeScorer
     settings: dict[str, str | float] = field(default_factory=dict)
     one_stream: bool = False
+    remedy: str = TRAIN_AGAIN
 
 
 AS_THE_PAPER = Way(USUAL, USUAL, lambda model, data_dir: target_log_probabilities)
@@ -111,4 +114,5 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
         scorer=scorer,
         settings={name: value for part in asked for name, value in part.settings.items()},
         one_stream=True,
+        remedy=TRAIN_AGAIN if dynamic is None else "lower --dynamic-rate",
     )
