@@ -97,7 +97,7 @@ def score_text(
     try:
         log_probabilities = scorer(network, tokens, text.streams, stop)
     except DivergedError as error:
-        raise DivergedError(f"{name}: {text.split}: {error}; {remedy}") from None
+        raise DivergedError(f"{name}: {text.split}: {error}") from None
     scores = log_probabilities.numpy().astype(np.float32, copy=False)
     return require_figure(Scores(name, text, scores), remedy)
 

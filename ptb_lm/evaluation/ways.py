@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
+from ptb_lm.evaluation.adaptive import adaptive_log_probabilities, adaptive_remedy
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
@@ -114,5 +114,5 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
         scorer=scorer,
         settings={name: value for part in asked for name, value in part.settings.items()},
         one_stream=True,
-        remedy=TRAIN_AGAIN if dynamic is None else "lower --dynamic-rate",
+        remedy=adaptive_remedy(dynamic),
     )
