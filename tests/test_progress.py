@@ -38,7 +38,10 @@ def test_the_line_of_an_epoch_fits_80_columns(caplog: pytest.LogCaptureFixture) 
     """With figures as long as they usually are; epochs are as long as the last one was."""
     caplog.set_level(logging.INFO)
     state = TrainingState(epochs_done=8, seconds=50 * 3600.0)
-    run = SimpleNamespace(state=state, config=resolve("small"), windows=2323, world=SINGLE_PROCESS)
+    corpus = SimpleNamespace(vocabulary=range(10_000))
+    run = SimpleNamespace(
+        state=state, config=resolve("small"), windows=2323, world=SINGLE_PROCESS, corpus=corpus
+    )
     record = {"train/perplexity": 639.114, "valid/perplexity": 558.561, "lr": 0.001953}
     with Progress(cast(Run, run)) as bar:
         bar.start_epoch()

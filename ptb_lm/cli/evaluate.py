@@ -199,9 +199,9 @@ def average(
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
     from ptb_lm.evaluation.score_file import load_scores
-    from ptb_lm.evaluation.scores import evaluation_json, require_each_once
+    from ptb_lm.evaluation.scores import evaluation_json, require_each_once, require_figure
     from ptb_lm.report.summary import average_summary
 
     require_each_once((path, path) for path in score_files)
-    members = [load_scores(path) for path in score_files]
+    members = [require_figure(load_scores(path)) for path in score_files]
     show(to_json(evaluation_json(members)) if as_json else average_summary(members))

@@ -53,10 +53,16 @@ class SeedSpread:
         """
         recipes = {all_but_seed(run.config): run for run in runs}
         others = [_perplexities(split, run, runs, siblings) for run in recipes.values()]
-        known = [(statistics.variance(each), len(each) - 1) for each in others if len(each) > 1]
-        if not known:
+        several = [each for each in others if len(each) > 1]
+        if not several:
             return None
-        deviation, degrees = _of_difference(*known)
+        # In units of the greatest: the square of a diverged run's perplexity is beyond a double.
+        unit = max(map(max, several))
+        known = [
+            (statistics.variance(value / unit for value in each), len(each) - 1) for each in several
+        ]
+        in_units, degrees = _of_difference(*known)
+        deviation = in_units * unit
         quantile = STUDENTS_T[min(degrees, len(STUDENTS_T)) - 1]
         return cls(deviation, degrees, quantile * deviation, tuple(map(len, others)))
 

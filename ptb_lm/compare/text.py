@@ -7,10 +7,10 @@ from typing import Any
 
 from ptb_lm.compare.paired import PairedComparison
 from ptb_lm.compare.side_by_side import Difference, Results, SideBySide
+from ptb_lm.model.perplexity import NO_FIGURE, figure_text
 from ptb_lm.report.columns import Line, in_columns
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
-NONE = "-"
 COMMIT_DIGITS = 10
 """Of a commit's forty."""
 
@@ -46,7 +46,7 @@ def _section(title: str, table: dict[str, list[Any]]) -> list[Line]:
 
 def _value(key: str, value: Any) -> str:
     if value is None:
-        return NONE
+        return NO_FIGURE
     if isinstance(value, list):
         return " then ".join(_value(key, each) for each in value)
     if key == "commit":
@@ -64,7 +64,7 @@ def _results(compared: SideBySide) -> list[Line]:
         *(row(f"{split} perplexity", partial(_reached, split)) for split in SCORED_SPLITS),
     ]
     if compared.common_epoch:
-        values = [_number(value, ".2f") for value in compared.valid_at_common_epoch]
+        values = [figure_text(value) for value in compared.valid_at_common_epoch]
         rows.append((f"  valid after epoch {compared.common_epoch}", values))
     return [
         *rows,
@@ -75,13 +75,13 @@ def _results(compared: SideBySide) -> list[Line]:
 
 
 def _reached(split: str, results: Results) -> str:
-    return _number(results.reached[split].perplexity, ".2f")
+    return figure_text(results.reached[split].perplexity)
 
 
 def _best(results: Results) -> str:
     if results.best_epoch is None:
-        return NONE
-    return f"{results.best_epoch} ({results.best_valid_perplexity:.2f})"
+        return NO_FIGURE
+    return f"{results.best_epoch} ({figure_text(results.best_valid_perplexity)})"
 
 
 def _difference_lines(difference: Difference, first: str, name: str) -> list[str]:
@@ -89,8 +89,11 @@ def _difference_lines(difference: Difference, first: str, name: str) -> list[str
     if difference.obstacle:
         return [f"{title}perplexities cannot be compared: over {difference.obstacle}"]
     if not isfinite(difference.perplexity):
-        return [f"{title}{NONE}"]
-    line = f"{title}perplexity {difference.perplexity:+.2f} ({difference.percent:+.2f} %)"
+        return [f"{title}{NO_FIGURE}"]
+    perplexity, percent = (
+        figure_text(value, sign="+") for value in (difference.perplexity, difference.percent)
+    )
+    line = f"{title}perplexity {perplexity} ({percent} %)"
     line += f", {difference.remark}" if difference.remark else ""
     if difference.paired is None:
         return [line]
@@ -101,7 +104,8 @@ def _difference_lines(difference: Difference, first: str, name: str) -> list[str
 
 
 def _paired(paired: PairedComparison, first: str, name: str) -> str:
-    nats, error = _number(paired.nll_difference, "+.4f"), _number(paired.standard_error, ".4f")
+    nats = figure_text(paired.nll_difference, 4, "+")
+    error = figure_text(paired.standard_error, 4)
     better = f"{first} predicts {100 * paired.first_better:.1f} % of them better"
     return (
         f"NLL per token {nats} ± {error} nats over {paired.targets:,} targets; "
@@ -118,9 +122,9 @@ def _beside_seeds(difference: Difference) -> str:
     if_alike = ", if both vary alike" if min(spread.seeds) < 2 else ""
     return (
         f"{verdict} the seed spread: 95 % of the differences that seeds alone make are at most "
-        f"{spread.bound:.2f} (from {seeds} other seeds{if_alike})"
+        f"{figure_text(spread.bound)} (from {seeds} other seeds{if_alike})"
     )
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form) if isfinite(value) else NONE
+    return format(value, form) if isfinite(value) else NO_FIGURE

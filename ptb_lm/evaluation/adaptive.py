@@ -18,6 +18,7 @@ from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
 from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace, log_p_of
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.objective import at_least_float32
+from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import in_mode, targets_per_window
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag
@@ -29,6 +30,15 @@ Read = Callable[[Tensor, Tensor, HiddenState], tuple[Tensor, Tensor, HiddenState
 
 class DivergedError(PtbLmError):
     """The weights have learnt what gives no probabilities."""
+
+
+def adaptive_remedy(learns_by: object) -> str:
+    """Say what to do about a model that gives no probabilities.
+
+    Args:
+        learns_by: how its weights learn from the text; None where they stay as they were trained.
+    """
+    return TRAIN_AGAIN if learns_by is None else "lower --dynamic-rate"
 
 
 def adaptive_log_probabilities(
@@ -96,8 +106,7 @@ def read_text(
         log_p, states, hidden = read(words, targets, hidden)
         if not log_p.isfinite().all():
             raise DivergedError(
-                f"no probabilities after {int(places[0]):,} tokens: the weights have become NaN or "
-                "infinite; with dynamic evaluation, lower --dynamic-rate"
+                f"no probabilities after {int(places[0]):,} tokens; {adaptive_remedy(paces)}"
             )
         by_vocab.append(log_p)
         if cache is not None:

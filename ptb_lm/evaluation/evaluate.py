@@ -1,6 +1,7 @@
 """A network on a text: the paper's two protocols."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ptb_lm.corpus.text import from_command_line
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.adaptive import DivergedError
 from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.evaluation.scores import (
     PAPER_PROTOCOL,
@@ -22,7 +24,9 @@ from ptb_lm.evaluation.scores import (
     USUAL,
     ScoredText,
     Scores,
+    figure,
     require_each_once,
+    require_figure,
     text_sha256,
 )
 from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
@@ -35,6 +39,7 @@ from ptb_lm.evaluation.trained import (
 )
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.run import Run
@@ -78,6 +83,7 @@ def score_text(
     name: str,
     stop: StopFlag,
     scorer: Scorer = target_log_probabilities,
+    remedy: str = TRAIN_AGAIN,
 ) -> Scores:
     """Score a text under the protocol of its description.
 
@@ -88,13 +94,19 @@ def score_text(
         name: what to call the member.
         stop: checked before each window.
         scorer: without dropout, or the mean of passes with it.
+        remedy: what to do where the perplexity is not a number, for the error message.
 
     Raises:
         InputError: the text is too short for the protocol.
+        PtbLmError: the perplexity is not a number.
         Stopped: a signal came.
     """
-    log_probabilities = scorer(network, tokens, text.streams, stop)
-    return Scores(name, text, log_probabilities.numpy().astype(np.float32, copy=False))
+    try:
+        log_probabilities = scorer(network, tokens, text.streams, stop)
+    except DivergedError as error:
+        raise DivergedError(f"{name}: {text.split}: {error}") from None
+    scores = log_probabilities.numpy().astype(np.float32, copy=False)
+    return require_figure(Scores(name, text, scores), remedy)
 
 
 def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
@@ -108,6 +120,7 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
         the scores of valid and, where the corpus has it, of test.
 
     Raises:
+        PtbLmError: a perplexity is not a number; its scores are not kept.
         Stopped: a signal came; the same call goes on with the split that is missing.
     """
     scores = {}
@@ -129,7 +142,7 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
 
 
 def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
-    """Return the scores in a file, if there are any and they are whole and of this text."""
+    """Return the scores in a file, if they are whole, of this text, and have a perplexity."""
     if not path.exists():
         return None
     try:
@@ -137,7 +150,8 @@ def _kept_scores(path: Path, text: ScoredText) -> Scores | None:
     except InputError as error:
         logger.warning("%s; scoring anew", error)
         return None
-    return kept if kept.text == text else None
+    is_good = kept.text == text and math.isfinite(figure(kept.log_probabilities).perplexity)
+    return kept if is_good else None
 
 
 @dataclass(frozen=True)
@@ -227,7 +241,7 @@ def evaluate(
     Raises:
         TypeError: an argument is of the wrong type.
         InputError: the text or the data is not there or not right, or the way is not the model's.
-        PtbLmError: memory does not suffice.
+        PtbLmError: the perplexity is not a number, or memory does not suffice.
         Stopped: a signal came.
     """
     require_model(model)
@@ -258,7 +272,7 @@ def evaluate_checkpoints(
     Raises:
         InputError: as :func:`evaluate` does, or one of them is named twice, or their vocabularies
             differ, so that their figures could not be compared.
-        PtbLmError: memory does not suffice.
+        PtbLmError: a perplexity is not a number, or memory does not suffice.
         Stopped: a signal came.
     """
     require_each_once((path, model_place(path)) for path in paths)
@@ -313,4 +327,4 @@ def _evaluate(
         way=way.title,
     )
     with model.at_work() as network:
-        return score_text(network, tokens, described, model.name, stop, scorer)
+        return score_text(network, tokens, described, model.name, stop, scorer, way.remedy)

@@ -19,6 +19,7 @@ from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.evaluation.scores import Scores, figure
 from ptb_lm.model.cells import CELLS
+from ptb_lm.model.perplexity import figure_text
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.version import __version__
 
@@ -142,7 +143,7 @@ def _measured(measured: Sequence[Scores], config: Config, device: str) -> str:
     for scores in measured:
         reached = figure(scores.log_probabilities)
         lines.append(
-            f"| {scores.text.split} | {reached.perplexity:.2f} | {scores.text.layout} | "
+            f"| {scores.text.split} | {figure_text(reached.perplexity)} | {scores.text.layout} | "
             f"{reached.tokens:,} |"
         )
     lines += [
@@ -158,10 +159,10 @@ def _not_measured(checkpoint: Checkpoint) -> str:
     said = "Not measured here: the texts that it was trained on were not at hand."
     if not checkpoint.is_validated:
         return f"{said} The checkpoint records no figure of these weights."
+    reached = figure_text(checkpoint.valid_perplexity)
     return (
-        f"{said} The checkpoint records a validation perplexity of "
-        f"{checkpoint.valid_perplexity:.2f} ({checkpoint.config.training.batch_size} columns) "
-        f"at the end of epoch {checkpoint.epoch}."
+        f"{said} The checkpoint records a validation perplexity of {reached} "
+        f"({checkpoint.config.training.batch_size} columns) at the end of epoch {checkpoint.epoch}."
     )
 
 

@@ -130,7 +130,7 @@ def _words(
                 stop.check()
                 states, hidden = network.top_layer(window[:, None], hidden)  # (T, 1, H)
             last = network.logits(states[-1:])[0, 0].double().cpu()  # (V,)
-            require_probabilities(last)
+            require_probabilities(model, last)
             weights = next_word_probabilities(last, sampling, excluded)
             drawn = int(torch.multinomial(weights, 1, generator=generator))
             words = torch.tensor([drawn], device=device)

@@ -17,7 +17,7 @@ from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.trained import TrainedModel, require_model, require_probabilities
-from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.perplexity import perplexity, require_perplexity
 from ptb_lm.model.scoring import continued_log_probabilities, sentence_log_probabilities
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -103,7 +103,8 @@ def score(
     Raises:
         TypeError: an argument is of the wrong type; of a line, when its turn comes.
         InputError: ``lines_at_once`` is less than 1.
-        PtbLmError: the network gives no probabilities, or memory does not suffice.
+        PtbLmError: the network gives no probabilities, the perplexity of a sentence is not a
+            number, or memory does not suffice.
         Stopped: a signal came.
     """
     require_model(model)
@@ -149,8 +150,8 @@ def _apart(
             tokens = _tokens(model.vocabulary, sentences)
             lengths = torch.tensor([len(words) + 1 for words in sentences])
             scores = sentence_log_probabilities(network, tokens, lengths, stop)
-            require_probabilities(scores)
-            yield from _by_sentence(model.vocabulary, sentences, tokens, scores.double().numpy())
+            require_probabilities(model, scores)
+            yield from _by_sentence(model, sentences, tokens, scores.double().numpy())
 
 
 def _stream(
@@ -163,22 +164,31 @@ def _stream(
         for sentences in chunks:
             tokens = _tokens(model.vocabulary, sentences)
             scores, hidden = continued_log_probabilities(network, tokens[first:], hidden, stop)
-            require_probabilities(scores)
+            require_probabilities(model, scores)
             padded = np.pad(scores.double().numpy(), (first, 0), constant_values=np.nan)
-            yield from _by_sentence(model.vocabulary, sentences, tokens, padded)
+            yield from _by_sentence(model, sentences, tokens, padded)
             first = 0
 
 
 def _by_sentence(
-    vocabulary: Vocabulary,
+    model: TrainedModel,
     sentences: Sequence[list[str]],
     tokens: TokenIds,
     log_probabilities: NDArray[np.float64],
-) -> Iterator[SentenceScore]:
-    """Cut the scores of a text, (N - 1,), into those of its sentences."""
-    unknown = tokens[1:] == vocabulary.index[UNK]
+) -> list[SentenceScore]:
+    """Cut the scores of a text, (N - 1,), into those of its sentences.
+
+    Raises:
+        PtbLmError: the perplexity of a sentence is not a number.
+    """
+    unknown = tokens[1:] == model.vocabulary.index[UNK]
+    scores = []
     start = 0
     for words in sentences:
         end = start + len(words)
-        yield SentenceScore(words, unknown[start:end], log_probabilities[start : end + 1])
+        score = SentenceScore(words, unknown[start:end], log_probabilities[start : end + 1])
+        if score.tokens:
+            require_perplexity(-score.log_probability, score.tokens, f"{model.name}: a sentence")
+        scores.append(score)
         start = end + 1
+    return scores

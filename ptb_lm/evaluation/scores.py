@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from ptb_lm.errors import InputError
-from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.perplexity import TRAIN_AGAIN, perplexity, require_perplexity
 
 PROTOCOLS = ("stream", "columns")
 PAPER_PROTOCOL = {"train": "columns", "valid": "columns", "test": "stream"}
@@ -95,6 +95,18 @@ def figure(log_probabilities: NDArray[np.floating[Any]]) -> Figure:
     nll = -float(log_probabilities.sum(dtype=np.float64))
     tokens = len(log_probabilities)
     return Figure(tokens, nll, perplexity(nll, tokens))
+
+
+def require_figure(scores: Scores, remedy: str = TRAIN_AGAIN) -> Scores:
+    """Return scores that have a perplexity.
+
+    Raises:
+        PtbLmError: a log-probability is not a number, or the perplexity is beyond a double.
+    """
+    reached = figure(scores.log_probabilities)
+    what = f"{scores.name}: {scores.text.split}"
+    require_perplexity(reached.nll, reached.tokens, what, remedy)
+    return scores
 
 
 def require_each_once(named: Iterable[tuple[Path, Path]]) -> None:

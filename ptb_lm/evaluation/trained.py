@@ -18,7 +18,8 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
+from ptb_lm.model.perplexity import TRAIN_AGAIN
+from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint, require_finite_weights
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.exported import CONFIG, WEIGHTS, load_exported
 from ptb_lm.training.run_folder import RunFolder
@@ -81,7 +82,7 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
     Raises:
         TypeError: ``path`` is no path.
         InputError: there is no such model or device, or the model is damaged.
-        PtbLmError: memory does not suffice.
+        PtbLmError: a weight is NaN or infinite, or memory does not suffice.
     """
     path = require_path(path, "path", "name a checkpoint, a run folder or an exported model")
     chosen = choose_device(device)
@@ -168,8 +169,9 @@ def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> Tr
     """Bring a model that was read onto a device.
 
     Raises:
-        PtbLmError: memory does not suffice.
+        PtbLmError: a weight is NaN or infinite, or memory does not suffice.
     """
+    require_finite_weights(checkpoint.weights, name)
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         network = checkpoint.network().to(device).eval()
     return TrainedModel(
@@ -177,7 +179,10 @@ def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> Tr
     )
 
 
-def require_probabilities(values: Tensor) -> None:
-    """Raise PtbLmError if what a network gives is not all numbers."""
+def require_probabilities(model: TrainedModel, values: Tensor) -> None:
+    """Raise PtbLmError if what a model's network gives is not all numbers."""
     if not values.isfinite().all():
-        raise PtbLmError("the checkpoint gives no probabilities: a weight is NaN or infinite")
+        raise PtbLmError(
+            f"{model.name}: gives no probabilities: NaN or infinity comes of its weights; "
+            f"{TRAIN_AGAIN}"
+        )

@@ -14,13 +14,14 @@ from torch import Tensor
 from ptb_lm.arguments import require_type
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
-from ptb_lm.evaluation.adaptive import adaptive_log_probabilities
+from ptb_lm.evaluation.adaptive import adaptive_log_probabilities, adaptive_remedy
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
 from ptb_lm.evaluation.texts import tokens_of_split
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import (
     Scorer,
     monte_carlo_log_probabilities,
@@ -45,6 +46,7 @@ class Way:
         scorer: builds the scorer.
         settings: with which it was requested.
         one_stream: whether it reads a text only as one stream.
+        remedy: what to do where it gives no probabilities, for the error message.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Way:
     scorer: MakeScorer
     settings: dict[str, str | float] = field(default_factory=dict)
     one_stream: bool = False
+    remedy: str = TRAIN_AGAIN
 
 
 AS_THE_PAPER = Way(USUAL, USUAL, lambda model, data_dir: target_log_probabilities)
@@ -117,4 +120,5 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
         scorer=scorer,
         settings={name: value for part in asked for name, value in part.settings.items()},
         one_stream=True,
+        remedy=adaptive_remedy(dynamic),
     )

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from ptb_lm.report.averages import Reached
+from ptb_lm.report.averages import DIVERGED, Reached
 from ptb_lm.report.comparison import Comparison, Row
 from ptb_lm.report.curves import Curve
 from ptb_lm.report.groups import Group
@@ -40,8 +40,14 @@ def _row(row: Row) -> dict[str, Any]:
         "paper": asdict(row.paper) if row.paper else None,
         **{split: _figure(reached, split) for split in SCORED_SPLITS},
         "difference_percent": asdict(row.difference) if row.difference else None,
-        "status": row.status or "reached",
+        "status": row.status or _status(row.reached),
     }
+
+
+def _status(reached: Reached | None) -> str:
+    """Say whether there is a figure of every split that was scored."""
+    estimates = reached.perplexity.values() if reached else []
+    return "reached" if all(each.is_number for each in estimates) else DIVERGED
 
 
 def _seeds(reached: Reached) -> list[list[int]]:

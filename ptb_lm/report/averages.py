@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ptb_lm.evaluation.scores import ScoredText, average
+from ptb_lm.model.perplexity import figure_text
 from ptb_lm.report.evidence import Evidence
 
 T = TypeVar("T")
+
+DIVERGED = "diverged"
+"""Shown in place of a perplexity that is not a number."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,20 @@ class Estimate:
     @property
     def spread(self) -> str:
         """The deviation as it stands beside the mean; nothing where there is none."""
-        return "" if self.deviation is None else f"± {self.deviation:.2f}"
+        return "" if self.deviation is None else f"± {figure_text(self.deviation)}"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether no run of them has diverged."""
+        return math.isfinite(self.mean)
+
+    @property
+    def shown(self) -> str:
+        """The mean as a table has it."""
+        return figure_text(self.mean) if self.is_number else DIVERGED
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} {self.spread}".rstrip()
+        return f"{self.shown} {self.spread}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import Group
+from ptb_lm.training.elapsed import number_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,16 +77,15 @@ class Curve:
         """Read a run's curve; empty before its first epoch has ended."""
         lines = run.epochs
         columns = [
-            [_number(line[key]) if key in line else math.nan for line in lines]
+            [_positive(number_in(line, key)) for line in lines]
             for key in ("train/perplexity", "valid/perplexity", "lr")
         ]
         return cls([line["epoch"] for line in lines], *columns)
 
 
-def _number(value: object) -> float:
+def _positive(value: float) -> float:
     """Return a figure that a logarithmic axis can show, else NaN."""
-    is_number = isinstance(value, int | float) and 0 < value < math.inf
-    return float(value) if is_number else math.nan  # type: ignore[arg-type]
+    return value if value > 0 else math.nan
 
 
 def has_curve(group: Group) -> bool:

@@ -78,7 +78,7 @@ def paper_cells(row: Row) -> list[str]:
     """Return a row's cells under :data:`PAPER_HEADS`."""
     paper = f"{row.paper.valid} / {row.paper.test}" if row.paper else "not given"
     difference = row.difference
-    percent = f"{difference.valid:+.1f} / {difference.test:+.1f} %" if difference else ""
+    percent = f"{' / '.join(difference.signed)} %" if difference else ""
     ours, *rest = _reached_cells(row)
     return [row.title, paper, ours, percent, *rest]
 

@@ -184,7 +184,7 @@ def _table(head: str, rows: Sequence[str]) -> str:
 def _paper_row(row: Row) -> str:
     paper = [f"{row.paper.valid}", f"{row.paper.test}"] if row.paper else ["not given"] * 2
     difference = row.difference
-    percents = [f"{difference.valid:+.1f}", f"{difference.test:+.1f}"] if difference else ["", ""]
+    percents = difference.signed if difference else ("", "")
     return (
         _what(row)
         + "".join(map(_number, paper))
@@ -233,7 +233,7 @@ def _perplexities(row: Row) -> str:
             cells += '<td colspan="2" class="status">none</td>'
             continue
         estimate = row.reached.perplexity[split]
-        cells += f'<td class="number ours">{estimate.mean:.2f}</td>'
+        cells += f'<td class="number ours">{estimate.shown}</td>'
         cells += f'<td class="deviation">{estimate.spread}</td>'
     return cells
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ptb_lm.config import Config, recipe_of, resolve
 from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
+from ptb_lm.model.perplexity import figure_text
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,11 @@ class Perplexities:
 
     valid: float
     test: float
+
+    @property
+    def signed(self) -> tuple[str, str]:
+        """Both as differences in percent, as a table has them."""
+        return figure_text(self.valid, 1, "+"), figure_text(self.test, 1, "+")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """The few lines that a run and an evaluation end with."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ptb_lm.config import Config
 from ptb_lm.corpus.synthetic import optimal_nll, synthetic_words
 from ptb_lm.evaluation.scores import USUAL, Figure, ScoredText, Scores, average, figure
-from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.perplexity import figure_text, perplexity
+from ptb_lm.report.averages import DIVERGED
 from ptb_lm.report.published import percent_above, published_for
 
 if TYPE_CHECKING:  # it imports torch, which what only reads score files does without
@@ -23,11 +25,8 @@ def run_summary(run: "Run", scores: Mapping[str, Scores]) -> str:
     vocabulary = run.corpus.vocabulary
     unknown = {split: vocabulary.share_unknown(run.corpus.splits[split]) for split in scores}
     lines.append(comparable_line(run.config.run.data, len(vocabulary), unknown))
-    lines.append(
-        f"best epoch ({state.best_epoch}): valid {state.best_valid_perplexity:.2f}, in best.pt"
-        if state.best_epoch
-        else "best epoch: none, the training diverged"
-    )
+    best = figure_text(state.best_valid_perplexity)
+    lines.append(f"best epoch ({state.best_epoch}): valid {best}, in best.pt")
     lines.append(f"run folder: {run.folder.path}")
     return "\n".join(lines)
 
@@ -95,23 +94,34 @@ def _average_lines(members: list[Scores]) -> list[str]:
 
 
 def describe(reached: Figure, text: ScoredText) -> str:
-    """Name a perplexity with its protocol and how many tokens it counts: never one alone."""
-    return f"perplexity {reached.perplexity:.2f} ({text.layout}, {reached.tokens:,} tokens)"
+    """Name a perplexity with its protocol and how many tokens it counts: never one alone.
+
+    Only a run of an earlier version can have scores that give none: later ones end with an error.
+    """
+    is_number = math.isfinite(reached.perplexity)
+    shown = f"perplexity {figure_text(reached.perplexity)}" if is_number else DIVERGED
+    return f"{shown} ({text.layout}, {reached.tokens:,} tokens)"
 
 
 def _beside(config: Config, text: ScoredText, reached: Figure, way: str) -> str:
     """Return the figure to hold against, as the end of a line, or nothing."""
+    if not math.isfinite(reached.perplexity):
+        return ""
     published = published_for(config)
     paper = published.by_way(text.split, way) if published else None
     if paper is not None:
-        return f"; paper: {paper} ({percent_above(reached.perplexity, paper):+.1f} %)"
+        return f"; paper: {paper} ({percent_text(reached.perplexity, paper)})"
     if config.run.data == "synthetic" and text.split in ("valid", "test"):
         best = optimal_perplexity(text.split)
         return (
-            f"; best possible for any model: {best:.2f} "
-            f"({percent_above(reached.perplexity, best):+.1f} %)"
+            f"; best possible for any model: {best:.2f} ({percent_text(reached.perplexity, best)})"
         )
     return ""
+
+
+def percent_text(reached: float, other: float) -> str:
+    """Write by how many percent a perplexity is above another."""
+    return f"{figure_text(percent_above(reached, other), 1, '+')} %"
 
 
 def optimal_perplexity(split: str) -> float:

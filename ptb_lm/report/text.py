@@ -61,7 +61,7 @@ def _reached_lines(row: Row) -> Iterator[Line]:
         yield f"{INDENT}{row.status}", []
         return
     percent = row.difference
-    difference = [f"{percent.valid:+.1f} / {percent.test:+.1f}"] if percent else []
+    difference = [" / ".join(percent.signed)] if percent else []
     cells = [cell for split in SCORED_SPLITS for cell in _estimate(row.reached, split)]
     yield f"{INDENT}{row.reached.over}, {row.precision}", [*cells, *difference]
 
@@ -71,7 +71,7 @@ def _estimate(reached: Reached, split: str) -> tuple[str, str]:
     if split not in reached.perplexity:
         return "none", ""
     estimate = reached.perplexity[split]
-    return f"{estimate.mean:.2f}", estimate.spread
+    return estimate.shown, estimate.spread
 
 
 def _scored_in(rows: Sequence[Row]) -> list[str]:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ptb_lm.config import LONGEST_SHOWN, Config, ModelConfig
 from ptb_lm.corpus.vocabulary import Vocabulary
-from ptb_lm.errors import InputError
+from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.network import LanguageModel, weight_shapes
+from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
@@ -183,6 +184,23 @@ def require_weights(
             raise ValueError(f"{name} has the shape {shape}, this network's has {expected[name]}")
         if dtype not in FLOATS:
             raise ValueError(f"{name} is of {dtype}, expected torch.float32 or torch.float64")
+
+
+def require_finite_weights(weights: Mapping[str, Tensor], where: Path | str) -> None:
+    """Raise PtbLmError if a weight of a model that was read is NaN or infinite.
+
+    Args:
+        weights: the network's parameters by name.
+        where: the file or folder that they were read from.
+    """
+    for name, weight in weights.items():
+        if not is_finite(weight):
+            raise PtbLmError(f"{where}: {name} has a weight that is NaN or infinite; {TRAIN_AGAIN}")
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether every value is a number; takes no memory for a mask of them."""
+    return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
 
 
 def _check_state(state: TrainingState, config: Config) -> None:

@@ -9,12 +9,12 @@ process, and a file that is named after the machine.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
+from ptb_lm.config import FLOAT32_MAX
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.training.elapsed import number_in, training_seconds
 from ptb_lm.training.run_folder import Record, RunFolder, read_metrics
@@ -119,7 +119,7 @@ class EventFile:
         values = [
             Summary.Value(tag=key, simple_value=value)
             for key, value in figures.items()
-            if math.isfinite(value)
+            if abs(value) <= FLOAT32_MAX  # what TensorBoard holds; false of NaN
         ]
         for key in figures:
             self._last_step[key] = step

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ptb_lm.model.perplexity import perplexity
+from ptb_lm.model.perplexity import no_perplexity, perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.graph_steps import GraphSteps
@@ -29,8 +29,8 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
 
     Raises:
         Stopped: a signal came; the run is saved.
-        PtbLmError: the objective or a gradient is not a number, or a file could not be written.
-            The checkpoints are as they were.
+        PtbLmError: the objective, a gradient or the validation perplexity is not a number, or a
+            file could not be written. The checkpoints are as they were.
     """
     training, network, state = run.config.training, run.network, run.state
     # All steps may be made and the last epoch's validation still be to come: a run is not
@@ -71,11 +71,12 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
     scores = target_log_probabilities(run.network, tokens, run.share.total, stop, run.share)
     run.world.all_reduce_(scores)
     nll = nll_sum(scores)
-    if not math.isfinite(nll):
+    reached = perplexity(nll, len(scores))
+    if not math.isfinite(reached):
         raise run.divergence_error(
-            f"after step {run.step:,} the NLL of the validation text is {nll}"
+            f"validation after step {run.step:,}: {no_perplexity(nll, len(scores))}"
         )
-    return perplexity(nll, len(scores))
+    return reached
 
 
 def steps_of(run: Run) -> Steps:
@@ -114,10 +115,10 @@ def _left_resumable(run: Run) -> Iterator[None]:
 def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> None:
     """Validate, record and save at the end of an epoch."""
     state = run.state
-    if run.saved_step is None:
-        run.save()  # so that there is never a best.pt without a last.pt to resume from
     began = time.perf_counter()
     valid_perplexity = validation_perplexity(run, stop)
+    if run.saved_step is None:
+        run.save()  # so that there is never a best.pt without a last.pt to resume from
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
     state.finish_epoch(valid_perplexity, time.perf_counter() - began)
     progress.finish_epoch(record)

@@ -15,7 +15,12 @@ from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.stop import NEVER, StopFlag
-from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint, restore_random_states
+from ptb_lm.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    require_finite_weights,
+    restore_random_states,
+)
 from ptb_lm.training.environment import choose_device, describe_environment, settled
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import RunFolder
@@ -118,6 +123,7 @@ def _take_up(run: Run) -> Config:
     folder = run.folder
     checkpoint, where, damage = _load_good_checkpoint(folder)
     _require_same_run(run, checkpoint, where)
+    require_finite_weights(checkpoint.weights, where)
     state = checkpoint.state
     if state is None:
         raise InputError(f"{where}: holds weights only, nothing to resume from")

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ptb_lm.config import TrainingConfig
+from ptb_lm.model.perplexity import FIGURE_WIDTH, figure_text
 from ptb_lm.training.elapsed import clock
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import Record
@@ -21,6 +23,14 @@ tqdm.monitor_interval = 0  # no thread beside ours
 
 SECONDS_OF_SILENCE = 300.0
 """How long a log that is no terminal goes without a line."""
+
+LINE_WIDTH = 80
+"""The columns of an epoch's line."""
+
+WORSE, MUCH_WORSE = 2, 10
+"""How many times the perplexity of guessing is worth a warning: at an epoch's end, and within it.
+
+On a few hundred words of noise, an ordinary training may come to a little more than once."""
 
 
 class Progress:
@@ -37,6 +47,7 @@ class Progress:
         self.bar = tqdm(total=run.windows, unit="step", leave=False, disable=hidden, miniters=1)
         self.said_at = time.monotonic()
         self.seconds_before = run.state.seconds
+        self.has_warned = False
 
     def __enter__(self) -> "Progress":
         return self
@@ -67,18 +78,19 @@ class Progress:
         """
         state, now = self.run.state, time.monotonic()
         if not self.bar.disable:
-            perplexity = f"train {state.train_perplexity:.2f}, lr {rate:.3g}"
-            self.bar.set_postfix_str(perplexity, refresh=False)
+            train = figure_text(state.train_perplexity)
+            self.bar.set_postfix_str(f"train {train}, lr {rate:.3g}", refresh=False)
             self.bar.update(count)
         elif self.run.world.is_first and now - self.said_at >= SECONDS_OF_SILENCE:
             self.said_at = now
             logger.info(
-                "%s  step %s/%s  train %.2f  lr %.3g  %s words/s",
+                "%s  step %s/%s  train %s  lr %.3g  %s words/s",
                 self._epoch,
                 *(f"{state.windows_done:,}", f"{self.run.windows:,}"),
-                *(state.train_perplexity, rate),
+                *(figure_text(state.train_perplexity), rate),
                 f"{state.words_per_second:,.0f}",
             )
+        self._warn_of_guessing("training", state.train_perplexity, MUCH_WORSE)
 
     @property
     def _epoch(self) -> str:
@@ -91,15 +103,54 @@ class Progress:
         state, epochs = self.run.state, self.run.config.training.epochs
         # As long as this epoch took: those before it may be of another machine, or a busier one.
         remaining = (state.seconds - self.seconds_before) * (epochs - state.epochs_done)
-        line = (
-            f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  "
-            f"train {record['train/perplexity']:6.2f}  valid {record['valid/perplexity']:6.2f}  "
-            f"lr {record['lr']:<7.3g}  {record['words_per_second']:6,.0f} words/s  "
-            f"eta {clock(remaining)}"
-        )
+        ends = f"{record['words_per_second']:6,.0f} words/s  eta {clock(remaining)}"
+
+        def line(width: int) -> str:
+            train, valid = (
+                f"{figure_text(record[f'{text}/perplexity'], width=width):>6}"
+                for text in ("train", "valid")
+            )
+            room = max(0, 19 - len(train) - len(valid))  # a long figure takes from the rate's 7
+            return (
+                f"epoch {state.epochs_done:>{len(str(epochs))}}/{epochs}  train {train}  "
+                f"valid {valid}  lr {record['lr']:<{room}.3g}  {ends}"
+            )
+
+        lines = [line(width) for width in (FIGURE_WIDTH, 7, 6)]
+        fitting = [each for each in lines if len(each) <= LINE_WIDTH]
         self.said_at = time.monotonic()
         with self.bar.external_write_mode():
-            logger.info("%s", line)
+            logger.info("%s", fitting[0] if fitting else " ".join(lines[-1].split()))
+        # Where the validation alone is bad, the model has overfitted: another rate is no remedy.
+        both = min(record["train/perplexity"], record["valid/perplexity"])
+        self._warn_of_guessing("validation", both, WORSE)
+
+    def _warn_of_guessing(self, text: str, perplexity: float, times: int) -> None:
+        """Warn once if a model is so many times worse than guessing among all words."""
+        words = len(self.run.corpus.vocabulary)
+        if self.has_warned or perplexity <= times * words:
+            return
+        self.has_warned = True
+        if not self.run.world.is_first:
+            return
+        with self.bar.external_write_mode():
+            logger.warning(
+                "the %s perplexity is more than %s times that of guessing among the %s words of "
+                "the vocabulary; %s",
+                *(text, times, f"{words:,}"),
+                rate_advice(self.run.config.training),
+            )
+
+
+def rate_advice(training: TrainingConfig) -> str:
+    """Say how to set the learning rate, also for those who bring one from other programs."""
+    steps, rate = training.unrolled_steps, training.learning_rate
+    return (
+        f"lower training.learning_rate, now {rate:g}: the objective here is summed over the "
+        f"unrolled steps, so a rate for their mean, as in pytorch/examples and awd-lstm-lm, "
+        f"becomes {rate:g} / {steps} = {rate / steps:.3g}, and their clip of 0.25 becomes "
+        f"training.clip_norm = 0.25 * {steps} = {0.25 * steps:g}"
+    )
 
 
 def with_bar(windows: Iterable[Window], total: int, what: str) -> Iterable[Window]:

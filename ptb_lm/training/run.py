@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from ptb_lm.config import Config
@@ -13,6 +12,7 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.share import Share
 from ptb_lm.training.checkpoint import (
     Checkpoint,
+    is_finite,
     random_states,
     save_checkpoint,
 )
@@ -120,10 +120,7 @@ class Run:
             save_checkpoint(checkpoint, self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:
-        extremes = [
-            each for weight in self.network.parameters() for each in weight.detach().aminmax()
-        ]
-        if not torch.stack(extremes).isfinite().all():
+        if not all(map(is_finite, self.network.parameters())):
             raise self.divergence_error(f"after step {self.step:,} the weights are not finite")
         return Checkpoint(
             config=self.config,

@@ -8,6 +8,7 @@ from math import inf, isfinite, isnan, log
 from rich.console import Console
 from rich.text import Text
 
+from ptb_lm.model.perplexity import NO_FIGURE, figure_text
 from ptb_lm.report.summary import last_epoch_lines
 from ptb_lm.training.elapsed import clock
 from ptb_lm.watch.braille import Line, draw, row_of
@@ -21,7 +22,6 @@ STATE_STYLES = {
     "finished": "bold blue",
 }
 WIDEST = 100
-NONE = "-"
 WIDE_TABLE = 50
 """From this width on there is room for words per second in the table of epochs."""
 LONGEST_LABEL = 13
@@ -66,7 +66,7 @@ def _head(status: RunStatus, width: int) -> list[Text]:
     figures = [
         (epoch, ""),
         (step, ""),
-        (f"train {_figure(status.train_perplexity)}{under_way}", TRAIN),
+        (f"train {figure_text(status.train_perplexity)}{under_way}", TRAIN),
         (f"lr {_rate(status.learning_rate)}", ""),
         (f"{_whole(status.words_per_second)} words/s", ""),
         (f"elapsed {_clock(status.seconds)}", ""),
@@ -124,9 +124,9 @@ def _table(status: RunStatus, width: int, rows: int) -> list[Text]:
 def _epoch_line(each: EpochDone, *, has_speed: bool, is_best: bool) -> Text:
     line = Text.assemble(
         f"{each.epoch:>5}  ",
-        (f"{_figure(each.train_perplexity):>8}", TRAIN),
+        (f"{figure_text(each.train_perplexity):>8}", TRAIN),
         "  ",
-        (f"{_figure(each.valid_perplexity):>8}", VALID),
+        (f"{figure_text(each.valid_perplexity):>8}", VALID),
         f"  {_rate(each.learning_rate):>7}",
         f"  {_whole(each.words_per_second):>8}" if has_speed else "",
     )
@@ -206,24 +206,19 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
-def _figure(value: float) -> str:
-    return f"{value:.2f}" if isfinite(value) else NONE
-
-
 def _short(value: float) -> str:
     """Write a perplexity in at most seven characters."""
-    return f"{value:.{1 if value < 1e4 else 0}f}" if 0 < value < 1e6 else f"{value:.1e}"
+    return figure_text(value, 1, width=7)
 
 
 def _rate(value: float) -> str:
-    if not isfinite(value):
-        return NONE
-    return f"{value:.4f}" if value == 0 or value >= 1e-3 else f"{value:.1e}"
+    """Write a learning rate in at most seven characters."""
+    return f"{value:.1e}" if 0 < value < 1e-3 else figure_text(value, 4, width=7)
 
 
 def _whole(value: float) -> str:
-    return f"{value:,.0f}" if isfinite(value) else NONE
+    return f"{value:,.0f}" if isfinite(value) else NO_FIGURE
 
 
 def _clock(seconds: float) -> str:
-    return clock(seconds) if isfinite(seconds) else NONE
+    return clock(seconds) if isfinite(seconds) else NO_FIGURE
