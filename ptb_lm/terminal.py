@@ -1,7 +1,20 @@
-"""Text made harmless for a terminal, which obeys escape sequences wherever they come from."""
+"""Text made harmless for a terminal, which obeys escape sequences wherever they come from.
 
+Also here: the sizes of a terminal that the environment gives.
+"""
+
+import re
 import unicodedata
+from collections.abc import MutableMapping
 from contextlib import suppress
+from typing import TextIO
+
+_SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
+"""Environment variables that rich, typer and tqdm read."""
+
+_PLAUSIBLE_SIZE = re.compile(r"0*[1-9][0-9]{0,3}", re.ASCII)
+_LEAST_COLUMNS = 20
+"""With fewer columns, the tables of ``--help`` would have no room for words."""
 
 _NOT_SHOWN = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories: control characters, surrogates, line and paragraph separators."""
@@ -27,6 +40,30 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(
         _escaped(each) if _is_escaped(each) and each not in keep else each for each in text
     )
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """Return a text as it is to be written to a stream: harmless where that is a terminal.
+
+    What goes to a file or a pipe stays as it is.
+    """
+    return printable(text, keep="\n\t") if stream.isatty() else text
+
+
+def drop_impossible_sizes(environment: MutableMapping[str, str]) -> None:
+    """Remove sizes from an environment that no terminal has, and raise a width that is too small.
+
+    Containers and CI services set ``COLUMNS=0``. Without the variable, the width is the terminal's
+    own, or 80.
+    """
+    for name in _SIZES:
+        value = environment.get(name)
+        if value is None:
+            continue
+        if not _PLAUSIBLE_SIZE.fullmatch(value):
+            del environment[name]
+        elif name != "LINES":
+            environment[name] = str(max(int(value), _LEAST_COLUMNS))
 
 
 def _is_escaped(character: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, Device, Precision, app, flag, say, show
+from ptb_lm.cli.app import AsJson, Device, Precision, app, flag, require_output, say, show
 from ptb_lm.strict_json import to_json
 
 
@@ -42,6 +42,7 @@ def bench_command(
     from ptb_lm.config import resolve
     from ptb_lm.training.environment import choose_device, describe_environment, settled
 
+    require_output()
     chosen = choose_device(device or "auto")
     options = {"device": chosen.type, "precision": precision or "auto"}
     subjects = []

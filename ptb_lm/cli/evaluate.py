@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import CKPT, AsJson, DataDir, DataNow, Device, app, show
+from ptb_lm.cli.app import CKPT, AsJson, DataDir, DataNow, Device, app, require_output, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
@@ -132,6 +132,8 @@ def evaluate(
         if len(checkpoints) > 1:
             raise InputError("--save-scores: takes one checkpoint at a time")
         _require_place(save_scores)
+    else:
+        require_output()
     with StopFlag() as stop:
         members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
@@ -202,6 +204,7 @@ def average(
     from ptb_lm.evaluation.scores import evaluation_json, require_each_once
     from ptb_lm.report.summary import average_summary
 
+    require_output()
     require_each_once((path, path) for path in score_files)
     members = [load_scores(path) for path in score_files]
     show(to_json(evaluation_json(members)) if as_json else average_summary(members))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, on_terminal, say, show
+from ptb_lm.cli.app import AsJson, app, on_terminal, require_output, say, show, summarize
 from ptb_lm.strict_json import to_json
 
 
@@ -34,14 +34,16 @@ def report_command(
     from ptb_lm.report.output import write_report
     from ptb_lm.report.text import report_text
 
+    if out is None:
+        require_output()
     comparison = beside_papers(read_runs(runs or [], Path("results")))
     files = [] if out is None else write_report(comparison, out)
     written = f"{out}: {', '.join(file.name for file in files)}"
     if as_json:
-        show(to_json(report_json(comparison)))
+        summarize(to_json(report_json(comparison)))
         if files:
             say(written)
     elif files:
-        show(written)
+        summarize(written)
     else:
         show(report_text(comparison) if on_terminal() else report_markdown(comparison, {}))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, Device, app, flag, show
+from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
@@ -71,6 +71,7 @@ def score(
 
     if nbest is not None and (per_word or continuous):
         raise InputError(f"--nbest and --{'per-word' if per_word else 'continuous'}: choose one")
+    require_output()
     paths = files or [STANDARD_INPUT]
     is_typed = STANDARD_INPUT in paths and sys.stdin is not None and sys.stdin.isatty()
     require_readable(path for path in paths if path != STANDARD_INPUT)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, flag, show
+from ptb_lm.cli.app import AsJson, app, flag, require_output, show
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
 
@@ -29,6 +29,7 @@ def watch(
     from ptb_lm.watch.status import StatusReader, status_json
     from ptb_lm.watch.view import status_view
 
+    require_output()
     reader, console = StatusReader(run), Console()
     if as_json:
         show(to_json(status_json(reader.read(time.time()))))

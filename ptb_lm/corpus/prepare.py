@@ -33,6 +33,7 @@ from ptb_lm.corpus.vocabulary import WordIds
 from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError
 from ptb_lm.lock import place_held
+from ptb_lm.paths import user_path
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def prepare(
         PtbLmError: the folder cannot be written.
         Stopped: a signal came; nothing was written.
     """
-    sources, folder = [Path(file) for file in files], Path(out)
+    sources, folder = [user_path(file) for file in files], user_path(out)
     if sources.count(STANDARD_INPUT) > 1:
         raise InputError(f"{STANDARD_INPUT}: standard input comes once; name it once")
     require_readable(source for source in sources if source != STANDARD_INPUT)

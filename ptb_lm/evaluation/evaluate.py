@@ -29,6 +29,7 @@ from ptb_lm.evaluation.trained import TrainedModel, load, model_place, read_mode
 from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
+from ptb_lm.paths import path_name, user_path
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.run import Run
 
@@ -180,6 +181,7 @@ class EvaluationRequest:
                 raise InputError(f"--protocol columns: {way.title} is of one stream; leave it out")
             protocol = "stream" if way.one_stream else protocol
         if data is not None:
+            data = path_name(data)
             require_corpus(data)
         directory = data_directory(data_dir)
         if text is not None:
@@ -222,8 +224,8 @@ def evaluate(
         PtbLmError: memory does not suffice.
         Stopped: a signal came.
     """
-    file = None if text is None else Path(text)
-    directory = None if data_dir is None else Path(data_dir)
+    file = None if text is None else user_path(text)
+    directory = None if data_dir is None else user_path(data_dir)
     name = None if data is None else str(data)
     request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
     model = _with_data(model, request)

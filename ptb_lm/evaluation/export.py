@@ -21,6 +21,7 @@ from ptb_lm.evaluation.texts import corpus_of
 from ptb_lm.evaluation.trained import TrainedModel, read_model, trained_model
 from ptb_lm.lock import place_held
 from ptb_lm.model.memory import memory_errors_explained
+from ptb_lm.paths import path_name, user_path
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.training.environment import choose_device
@@ -84,19 +85,20 @@ def export(
         PtbLmError: memory does not suffice, or the folder could not be written.
         Stopped: a signal came; nothing has been written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     chosen = choose_device(device)
     _require_place(folder, overwrite=overwrite)
     if data is not None:
-        require_corpus(str(data))
-    name, checkpoint = read_model(Path(path))
+        data = path_name(data)
+        require_corpus(data)
+    name, checkpoint = read_model(user_path(path))
     with memory_errors_explained(checkpoint.config, "nothing was written"):
         files = exported_files(checkpoint)
         if onnx:
             files[ONNX] = _onnx_bytes(checkpoint)
     model = trained_model(name, checkpoint, chosen)
-    directory = data_directory(None if data_dir is None else Path(data_dir))
-    measured = _measured(model, None if data is None else str(data), directory, stop)
+    directory = data_directory(None if data_dir is None else user_path(data_dir))
+    measured = _measured(model, data, directory, stop)
     stop.check()
     files[README] = exported_readme(checkpoint, measured, chosen.type, onnx=onnx).encode()
     with place_held(folder, stop):

@@ -15,6 +15,7 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel
+from ptb_lm.paths import user_path
 from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.exported import CONFIG, WEIGHTS, load_exported
@@ -74,7 +75,7 @@ def load(path: Path | str, device: str = "auto") -> TrainedModel:
         PtbLmError: memory does not suffice.
     """
     chosen = choose_device(device)
-    name, checkpoint = read_model(Path(path))
+    name, checkpoint = read_model(user_path(path))
     return trained_model(name, checkpoint, chosen)
 
 
