@@ -12,7 +12,7 @@ from types import TracebackType
 from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
 from ptb_lm.streams import open_streams
-from ptb_lm.terminal import drop_impossible_sizes, for_stream, printable
+from ptb_lm.terminal import drop_unusable_sizes, for_stream, printable
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     open_streams(is_whole_process=is_whole_process)
-    drop_impossible_sizes(os.environ)
+    drop_unusable_sizes(os.environ)
     if COMPLETION in os.environ:
         # typer breaks descriptions at the terminal's width, and a shell takes each line for a word.
         os.environ["COLUMNS"] = str(LONGEST_MESSAGE)

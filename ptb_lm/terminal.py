@@ -4,6 +4,7 @@ Also here: the sizes of a terminal that the environment gives.
 """
 
 import re
+import shutil
 import unicodedata
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -12,9 +13,11 @@ from typing import TextIO
 _SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
 """Environment variables that rich, typer and tqdm read."""
 
-_PLAUSIBLE_SIZE = re.compile(r"0*[1-9][0-9]{0,3}", re.ASCII)
+_PLAUSIBLE_SIZE = re.compile(r"[1-9][0-9]{0,3}")
 _LEAST_COLUMNS = 20
-"""With fewer columns, the tables of ``--help`` would have no room for words."""
+"""In fewer columns there is no room for words."""
+
+_USUAL_COLUMNS = 80
 
 _NOT_SHOWN = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode categories: control characters, surrogates, line and paragraph separators."""
@@ -50,20 +53,25 @@ def for_stream(text: str, stream: TextIO) -> str:
     return printable(text, keep="\n\t") if stream.isatty() else text
 
 
-def drop_impossible_sizes(environment: MutableMapping[str, str]) -> None:
-    """Remove sizes from an environment that no terminal has, and raise a width that is too small.
+def usable_width(columns: int) -> int:
+    """Return a width, or 80 in place of one that has no room for words, as terminals of CI have."""
+    return columns if columns >= _LEAST_COLUMNS else _USUAL_COLUMNS
+
+
+def drop_unusable_sizes(environment: MutableMapping[str, str]) -> None:
+    """Remove sizes from an environment that are no numbers or no sizes to write words in.
 
     Containers and CI services set ``COLUMNS=0``. Without the variable, the width is the terminal's
-    own, or 80.
+    own. Where that is unusable too, typer gets another one by its own variable.
     """
     for name in _SIZES:
-        value = environment.get(name)
-        if value is None:
-            continue
-        if not _PLAUSIBLE_SIZE.fullmatch(value):
-            del environment[name]
-        elif name != "LINES":
-            environment[name] = str(max(int(value), _LEAST_COLUMNS))
+        value = environment.get(name, "")
+        is_size = _PLAUSIBLE_SIZE.fullmatch(value) is not None
+        if not is_size or (name != "LINES" and int(value) < _LEAST_COLUMNS):
+            environment.pop(name, None)
+    columns = shutil.get_terminal_size().columns
+    if columns != usable_width(columns):
+        environment.setdefault("TERMINAL_WIDTH", str(_USUAL_COLUMNS))
 
 
 def _is_escaped(character: str) -> bool:
