@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from ptb_lm.errors import InputError
-from ptb_lm.paths import named_user_path, path_name, path_text, user_path
+from ptb_lm.paths import named_path, named_user_path, path_name, path_text, user_path
 
 FLOAT32_MAX = 3.4e38
 LONGEST_SHOWN = 200
@@ -286,7 +286,7 @@ def resolve(
         path, value = _parse_assignment(assignment)
         value = _recorded(path, value)
         origin_of_value = f"--set {_cut(assignment)}"
-        if path in given and not _same(given[path], value):
+        if path in given and not _same(path, given[path], value):
             raise InputError(
                 f"{origins[path]} {_cut(str(given[path]))} and {origin_of_value}: they contradict "
                 "each other; leave one of them out"
@@ -313,9 +313,13 @@ def _expand_home(run: dict[str, Any]) -> None:
             run["data"] = path_name(named_user_path(data))
 
 
-def _same(one: object, other: object) -> bool:
+def _same(path: tuple[str, str], one: Any, other: Any) -> bool:
     """Whether two values given for one key are the same; 1, 1.0 and true are not."""
-    return type(one) is type(other) and one == other
+    if type(one) is not type(other):
+        return False
+    if path == ("run", "data"):
+        return named_path(one) == named_path(other)  # with and without a slash at the end
+    return bool(one == other)
 
 
 def validated(

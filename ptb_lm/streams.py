@@ -63,6 +63,8 @@ def open_streams(*, is_whole_process: bool) -> None:
     if sys.stderr is None or is_whole_process:
         raw = io.BufferedWriter(_Forgiving(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(raw, "utf-8", _READABLE, line_buffering=True)
+    elif isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors=_READABLE)
 
 
 def _exact_bytes(error: UnicodeError) -> tuple[bytes, int]:

@@ -37,12 +37,12 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""
+    require_output()
     from ptb_lm.bench.measure import PAPER_PRESETS, bench, bench_json, bench_table, require_stock
     from ptb_lm.bench.worker import Subject
     from ptb_lm.config import resolve
     from ptb_lm.training.environment import choose_device, describe_environment, settled
 
-    require_output()
     chosen = choose_device(device or "auto")
     options = {"device": chosen.type, "precision": precision or "auto"}
     subjects = []

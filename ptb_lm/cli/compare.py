@@ -18,10 +18,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say what differs between runs: config, environment, results; no model is loaded."""
+    require_output()
     from ptb_lm.compare.side_by_side import read_for_comparison, side_by_side, side_by_side_json
     from ptb_lm.compare.text import side_by_side_text
 
-    require_output()
     compared = side_by_side(read_for_comparison(runs))
     show(
         to_json(side_by_side_json(compared))

@@ -84,10 +84,10 @@ def data_prepare(
 @data_app.command("info")
 def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Say where a corpus is, and its tokens, types, share of <unk> and checksums."""
+    require_output()
     from ptb_lm.corpus.describe import corpus_lines, describe_corpus
     from ptb_lm.corpus.load import data_directory
 
-    require_output()
     with StopFlag() as stop:
         description = describe_corpus(data or "ptb", data_directory(data_dir), stop)
     show(to_json(description) if as_json else corpus_lines(description))

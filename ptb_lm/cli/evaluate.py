@@ -105,6 +105,8 @@ def evaluate(
     --mc-samples, --dynamic and --cache add figures beside the standard one;
     --dynamic and --cache combine.
     """
+    if save_scores is None:
+        require_output()
     from ptb_lm.evaluation.cache import Cache
     from ptb_lm.evaluation.dynamic import Dynamic
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
@@ -132,8 +134,6 @@ def evaluate(
         if len(checkpoints) > 1:
             raise InputError("--save-scores: takes one checkpoint at a time")
         _require_place(save_scores)
-    else:
-        require_output()
     with StopFlag() as stop:
         members, configs = evaluate_checkpoints(checkpoints, request, ways, device or "auto", stop)
         if save_scores is not None:
@@ -200,11 +200,11 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
+    require_output()
     from ptb_lm.evaluation.score_file import load_scores
     from ptb_lm.evaluation.scores import evaluation_json, require_each_once
     from ptb_lm.report.summary import average_summary
 
-    require_output()
     require_each_once((path, path) for path in score_files)
     members = [load_scores(path) for path in score_files]
     show(to_json(evaluation_json(members)) if as_json else average_summary(members))

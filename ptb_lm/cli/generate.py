@@ -43,6 +43,7 @@ def generate(
     device: Device = None,
 ) -> None:
     """Sample text, one sentence per line; an empty line separates several texts."""
+    require_output()
     from ptb_lm.corpus.text import from_command_line
     from ptb_lm.evaluation.generate import Sampling, sample_generator
     from ptb_lm.evaluation.generate import generate as sample
@@ -55,7 +56,6 @@ def generate(
         top_p=top_p,
         stop_at_eos=sentence,
     )
-    require_output()
     model = load(checkpoint, device or "auto")
     start = from_command_line(prompt).split()
     unknown = [word for word in start if word not in model.vocabulary.index]

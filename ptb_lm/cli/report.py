@@ -27,6 +27,8 @@ def report_command(
 
     Without --out or --json it prints Markdown, on a terminal a table of 80 columns.
     """
+    if out is None:
+        require_output()
     from ptb_lm.report.as_json import report_json
     from ptb_lm.report.comparison import beside_papers
     from ptb_lm.report.evidence import read_runs
@@ -34,8 +36,6 @@ def report_command(
     from ptb_lm.report.output import write_report
     from ptb_lm.report.text import report_text
 
-    if out is None:
-        require_output()
     comparison = beside_papers(read_runs(runs or [], Path("results")))
     files = [] if out is None else write_report(comparison, out)
     written = f"{out}: {', '.join(file.name for file in files)}"

@@ -46,6 +46,7 @@ def score(
     device: Device = None,
 ) -> None:
     """Print the log-probability and perplexity of each line of a text."""
+    require_output()
     from ptb_lm.corpus.reading import (
         STANDARD_INPUT,
         name_of,
@@ -71,7 +72,6 @@ def score(
 
     if nbest is not None and (per_word or continuous):
         raise InputError(f"--nbest and --{'per-word' if per_word else 'continuous'}: choose one")
-    require_output()
     paths = files or [STANDARD_INPUT]
     is_typed = STANDARD_INPUT in paths and sys.stdin is not None and sys.stdin.isatty()
     require_readable(path for path in paths if path != STANDARD_INPUT)

@@ -22,6 +22,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a training has come, live on a terminal, undisturbed; Ctrl-C leaves."""
+    require_output()
     import time
 
     from rich.console import Console
@@ -30,7 +31,6 @@ def watch(
     from ptb_lm.watch.status import StatusReader, status_json
     from ptb_lm.watch.view import status_view
 
-    require_output()
     reader, console = StatusReader(run), Console()
     if as_json:
         show(to_json(status_json(reader.read(time.time()))))
