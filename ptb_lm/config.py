@@ -199,9 +199,9 @@ class RunOptions(Section):
 
     config: Name
     """The name of the preset, or the stem of the file, that the run began from."""
+    # A folder whose path is not UTF-8 is recorded as its URI, see `path_name`.
     data: Name = "ptb"
-    """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and maybe test.txt; one
-    whose path is not UTF-8 is recorded as its ``file:`` URI (:func:`ptb_lm.paths.path_name`)."""
+    """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and maybe test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """For all random numbers: weights and masks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

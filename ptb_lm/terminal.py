@@ -10,7 +10,10 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import TextIO
 
-_SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
+_WIDTH_OF_HELP = "TERMINAL_WIDTH"
+"""The environment variable of typer for the width of ``--help``."""
+
+_SIZES = ("COLUMNS", "LINES", _WIDTH_OF_HELP)
 """Environment variables that rich, typer and tqdm read."""
 
 _PLAUSIBLE_SIZE = re.compile(r"[1-9][0-9]{0,3}")
@@ -62,7 +65,7 @@ def drop_unusable_sizes(environment: MutableMapping[str, str]) -> None:
     """Remove sizes from an environment that are no numbers or no sizes to write words in.
 
     Containers and CI services set ``COLUMNS=0``. Without the variable, the width is the terminal's
-    own. Where that is unusable too, typer gets another one by its own variable.
+    own. Where that is unusable too, ``--help`` is written in 80 columns.
     """
     for name in _SIZES:
         value = environment.get(name, "")
@@ -71,7 +74,7 @@ def drop_unusable_sizes(environment: MutableMapping[str, str]) -> None:
             environment.pop(name, None)
     columns = shutil.get_terminal_size().columns
     if columns != usable_width(columns):
-        environment.setdefault("TERMINAL_WIDTH", str(_USUAL_COLUMNS))
+        environment.setdefault(_WIDTH_OF_HELP, str(_USUAL_COLUMNS))
 
 
 def _is_escaped(character: str) -> bool:
