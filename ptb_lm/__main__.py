@@ -1,15 +1,18 @@
 """The entry point: runs the command line and turns errors into one line and an exit code."""
 
 import atexit
-import io
 import logging
 import os
 import signal
 import sys
+import traceback
 from contextlib import suppress
+from types import TracebackType
 
 from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
+from ptb_lm.streams import open_streams
+from ptb_lm.terminal import drop_unusable_sizes, for_stream, printable
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
@@ -22,13 +25,16 @@ def main(arguments: list[str] | None = None) -> None:
     is_whole_process = arguments is None  # a script that calls goes on afterwards
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    open_streams(is_whole_process=is_whole_process)
+    drop_unusable_sizes(os.environ)
     if COMPLETION in os.environ:
         # typer breaks descriptions at the terminal's width, and a shell takes each line for a word.
         os.environ["COLUMNS"] = str(LONGEST_MESSAGE)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The same bytes in whatever locale, those of a file's name too.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    if is_whole_process:
+        sys.excepthook = _show_traceback
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_StreamFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("ptb_lm").setLevel(logging.INFO)
     reserve = bytearray(RESERVE_BYTES)
     try:
@@ -115,10 +121,24 @@ def _write_no_more() -> None:
 def _complain(message: str) -> None:
     """Write one line, whatever a file that a message quotes from may hold."""
     line = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
-    printable = (each if each.isprintable() else ascii(each)[1:-1] for each in line)
     with suppress(OSError):  # the reader may have gone, with the signal that stopped us
-        sys.stderr.write("".join(printable) + "\n")
+        sys.stderr.write(printable(line) + "\n")
         sys.stderr.flush()
+
+
+class _StreamFormatter(logging.Formatter):
+    """Makes a message of the log harmless where standard error is a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_stream(super().format(record), sys.stderr)
+
+
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Write what ``--debug`` shows of an error."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(for_stream(text, sys.stderr))
 
 
 if __name__ == "__main__":

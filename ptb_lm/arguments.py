@@ -6,6 +6,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ptb_lm.paths import user_path
+
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ def require_number(value: object, name: str) -> float:
 
 
 def require_path(value: object, name: str, advice: str = "") -> Path:
-    """Return a path.
+    """Return a path, with a leading ``~`` expanded.
 
     Args:
         value: a ``str`` or an object such as :class:`~pathlib.Path`.
@@ -64,12 +66,13 @@ def require_path(value: object, name: str, advice: str = "") -> Path:
 
     Raises:
         TypeError: it is neither, or a path of bytes.
+        InputError: it begins with ``~`` and there is no such user.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         advice = f"; {advice}" if advice else ""
         raise TypeError(f"{name}: expected a path (str or Path), got {kind_of(value)}{advice}")
-    return Path(path)
+    return user_path(path)
 
 
 def require_paths(value: object, name: str) -> list[Path]:

@@ -11,6 +11,7 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -28,14 +29,14 @@ from pydantic import (
 )
 
 from ptb_lm.errors import InputError
+from ptb_lm.paths import named_path, named_user_path, path_name, path_text, user_path
 
 FLOAT32_MAX = 3.4e38
 LONGEST_SHOWN = 200
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, le=FLOAT32_MAX, allow_inf_nan=False)]
-# Any constraint makes pydantic refuse the bytes of a file name that are not UTF-8 as well, which
-# config.toml could not hold.
+# Any constraint makes pydantic refuse lone surrogates as well, which config.toml could not hold.
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -198,6 +199,7 @@ class RunOptions(Section):
 
     config: Name
     """The name of the preset, or the stem of the file, that the run began from."""
+    # A folder whose path is not UTF-8 is recorded as its URI, see `path_name`.
     data: Name = "ptb"
     """``ptb``, ``synthetic`` or a folder with train.txt, valid.txt and maybe test.txt."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -271,18 +273,53 @@ def resolve(
         options: keys of ``[run]`` given on the command line; they win over the file's.
 
     Raises:
-        InputError: naming the key or file, what it got, what it wanted, the nearest name.
+        InputError: naming the key or file, what it got, what it wanted, the nearest name; or an
+            assignment contradicts an option. Of two assignments to a key the last counts.
     """
     table, name, origin = _read(name_or_file)
     table.setdefault("run", {}).setdefault("config", name)
-    table["run"].update(options or {})
-    origins = {("run", key): f"--{key}" for key in options or {}}
+    _expand_home(table["run"])
+    given = {("run", key): _recorded(("run", key), value) for key, value in (options or {}).items()}
+    origins = {path: f"--{path[1]}" for path in given}
+    changes = given.copy()
     for assignment in assignments or []:
         path, value = _parse_assignment(assignment)
-        section = table.setdefault(path[0], {})
-        section[path[1]] = value
-        origins[path] = f"--set {_cut(assignment)}"
+        value, origin_of_value = _recorded(path, value), f"--set {_cut(assignment)}"
+        if path not in given:
+            origins[path] = origin_of_value
+        elif not _same(path, given[path], value):
+            raise InputError(
+                f"{origins[path]} {_cut(str(given[path]))} and {origin_of_value}: they contradict "
+                "each other; leave one of them out"
+            )
+        changes[path] = value
+    for (section, key), value in changes.items():
+        table.setdefault(section, {})[key] = value
     return validated(Config, table, origin, origins)
+
+
+def _recorded(path: tuple[str, str], value: Any) -> Any:
+    """Return a value given on the command line as the config records it: text that is UTF-8."""
+    if not isinstance(value, str):
+        return value
+    return path_name(value) if path == ("run", "data") else path_text(value)
+
+
+def _expand_home(run: dict[str, Any]) -> None:
+    """Expand a leading ``~`` of ``run.data`` in a file; another machine may lack the user."""
+    data = run.get("data")
+    if isinstance(data, str) and data.startswith("~"):
+        with suppress(InputError):
+            run["data"] = path_name(named_user_path(data))
+
+
+def _same(path: tuple[str, str], one: Any, other: Any) -> bool:
+    """Whether two values given for one key are the same; 1, 1.0 and true are not."""
+    if type(one) is not type(other):
+        return False
+    if path == ("run", "data"):
+        return named_path(one).absolute() == named_path(other).absolute()
+    return bool(one == other)
 
 
 def validated(
@@ -346,9 +383,9 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
     if name_or_file in preset_names():
         source: Traversable = presets_folder() / f"{name_or_file}.toml"
     else:
-        if not os.path.isfile(name_or_file):  # noqa: PTH113 - Path's raises of too long a name
+        source = user_path(name_or_file)
+        if not os.path.isfile(source):  # noqa: PTH113 - Path's raises of too long a name
             raise InputError(_no_such_config(name_or_file))
-        source = Path(name_or_file)
     try:
         table = tomllib.loads(source.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -361,7 +398,7 @@ def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
         if not isinstance(values, dict):
             name = _cut(section)
             raise InputError(f"{name_or_file}: {name}: expected a section [{name}]")
-    return table, Path(name_or_file).stem, name_or_file
+    return table, path_text(Path(name_or_file).stem), name_or_file
 
 
 def _no_such_config(name: str) -> str:

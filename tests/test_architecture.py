@@ -29,6 +29,7 @@ ROOMS = [
     "durable",
     "strict_json",
     "stop",
+    "streams",
     "arguments",
     "paths",
     "terminal",

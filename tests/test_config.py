@@ -342,9 +342,9 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert recipe_of(resolve(str(tmp_path / "mine.toml"))) == recipe_of(resolve("small"))
 
 
-def test_a_name_that_no_file_can_hold_is_refused_before_there_is_a_run() -> None:
+def test_name_that_is_no_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"^--data: run\.data: expected string"):
-        resolve("small", None, {"data": "\udcff"})
+        resolve("small", None, {"data": "\ud800"})
 
 
 RATES = "{ words = 0.1, input = 0.2, between = 0.3, output = 0.4, recurrent = 0.5 }"

@@ -1,15 +1,52 @@
 """What every command shares: the program, the options of several commands, the two streams."""
 
+import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 from ptb_lm.cli import complete
+from ptb_lm.paths import user_path
+from ptb_lm.streams import ClosedOutput
+from ptb_lm.terminal import for_stream
 from ptb_lm.version import __version__
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """Commands whose parameters of the type Path have a leading ``~`` expanded."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Register a command."""
+        register = super().command(*args, **kwargs)
+
+        def registered(function: Any) -> Any:
+            for hint in get_type_hints(function, include_extras=True).values():
+                annotated, *details = get_args(hint) or [None]
+                for detail in details:
+                    if _has_paths(annotated) and isinstance(detail, ParameterInfo):
+                        detail.parser = _path_argument
+            return register(function)
+
+        return registered
+
+
+def _has_paths(annotated: Any) -> bool:
+    """Whether a type is Path, or has it as a part, as ``list[Path] | None``."""
+    return annotated is Path or any(map(_has_paths, get_args(annotated)))
+
+
+def _path_argument(text: str) -> Path:
+    """Return the path that an argument names."""
+    path = user_path(text)
+    # What is relative and begins with ~ was written as ./~, and is not to be expanded later on.
+    return path.absolute() if str(path).startswith("~") else path
+
+
+app = App(
     name="ptb-lm",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every command below it too
@@ -95,11 +132,28 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def require_output() -> None:
+    """Raise OSError if standard output is closed; to be called before a result is computed."""
+    if isinstance(sys.stdout, ClosedOutput):
+        raise OSError(errno.EBADF, "standard output is closed")
+
+
+def write(text: str) -> None:
+    """Write a part of a result to standard output."""
+    sys.stdout.write(for_stream(text, sys.stdout))
+
+
 def show(result: str) -> None:
     """Write a result to standard output."""
-    sys.stdout.write(result + "\n")
+    write(result + "\n")
+
+
+def summarize(summary: str) -> None:
+    """Write to standard output, unless it is closed, what was done to files."""
+    if not isinstance(sys.stdout, ClosedOutput):
+        show(summary)
 
 
 def say(message: str) -> None:
     """Write a message on progress to standard error."""
-    sys.stderr.write(message + "\n")
+    sys.stderr.write(for_stream(message, sys.stderr) + "\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import AsJson, Device, Precision, app, flag, say, show
+from ptb_lm.cli.app import AsJson, Device, Precision, app, flag, require_output, say, show
 from ptb_lm.strict_json import to_json
 
 
@@ -37,6 +37,7 @@ def bench_command(
     as_json: AsJson = False,
 ) -> None:
     """Time this machine: words per second of each preset beside the machine's own limit."""
+    require_output()
     from ptb_lm.bench.measure import PAPER_PRESETS, bench, bench_json, bench_table, require_stock
     from ptb_lm.bench.worker import Subject
     from ptb_lm.config import resolve

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, show
+from ptb_lm.cli.app import AsJson, app, on_terminal, require_output, show
 from ptb_lm.strict_json import to_json
 
 
@@ -18,8 +18,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say what differs between runs: config, environment, results; no model is loaded."""
+    require_output()
     from ptb_lm.compare.side_by_side import read_for_comparison, side_by_side, side_by_side_json
     from ptb_lm.compare.text import side_by_side_text
 
     compared = side_by_side(read_for_comparison(runs))
-    show(to_json(side_by_side_json(compared)) if as_json else side_by_side_text(compared))
+    show(
+        to_json(side_by_side_json(compared))
+        if as_json
+        else side_by_side_text(compared, on_terminal=on_terminal())
+    )

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import Assignments, app, show
+from ptb_lm.cli.app import App, Assignments, app, show
 
-config_app = typer.Typer(no_args_is_help=True, help="List and show the presets.")
+config_app = App(no_args_is_help=True, help="List and show the presets.")
 app.add_typer(config_app, name="config")
 
 

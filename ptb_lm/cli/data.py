@@ -5,11 +5,21 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, DataDir, DataName, app, flag, show
+from ptb_lm.cli.app import (
+    App,
+    AsJson,
+    DataDir,
+    DataName,
+    app,
+    flag,
+    require_output,
+    show,
+    summarize,
+)
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch, make and describe a corpus.")
+data_app = App(no_args_is_help=True, help="Fetch, make and describe a corpus.")
 app.add_typer(data_app, name="data")
 
 
@@ -32,7 +42,7 @@ def data_fetch(
 
     with StopFlag() as stop:
         folder = fetch_ptb(data_directory(data_dir), source, stop)
-    show(f"The Penn Treebank is in {folder}, all three files as published.")
+    summarize(f"The Penn Treebank is in {folder}, all three files as published.")
 
 
 @data_app.command("prepare")
@@ -68,12 +78,13 @@ def data_prepare(
     preparation = Preparation(valid_share, test_share, lower, min_count, max_vocab, seed)
     with StopFlag() as stop:
         description = prepare(files, out, preparation, overwrite=overwrite, stop=stop)
-    show(to_json(description) if as_json else preparation_lines(description))
+    summarize(to_json(description) if as_json else preparation_lines(description))
 
 
 @data_app.command("info")
 def data_info(data: DataName = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Say where a corpus is, and its tokens, types, share of <unk> and checksums."""
+    require_output()
     from ptb_lm.corpus.describe import corpus_lines, describe_corpus
     from ptb_lm.corpus.load import data_directory
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import CKPT, AsJson, DataDir, DataNow, Device, app, show
+from ptb_lm.cli.app import CKPT, AsJson, DataDir, DataNow, Device, app, require_output, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
@@ -105,6 +105,8 @@ def evaluate(
     --mc-samples, --dynamic and --cache add figures beside the standard one;
     --dynamic and --cache combine.
     """
+    if save_scores is None:
+        require_output()
     from ptb_lm.evaluation.cache import Cache
     from ptb_lm.evaluation.dynamic import Dynamic
     from ptb_lm.evaluation.evaluate import EvaluationRequest, evaluate_checkpoints
@@ -198,6 +200,7 @@ def average(
     as_json: AsJson = False,
 ) -> None:
     """Print the exact perplexity of an average of models from their saved scores."""
+    require_output()
     from ptb_lm.evaluation.score_file import load_scores
     from ptb_lm.evaluation.scores import evaluation_json, require_each_once, require_figure
     from ptb_lm.report.summary import average_summary

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, DataDir, DataNow, Device, app, flag, show
+from ptb_lm.cli.app import CKPT, DataDir, DataNow, Device, app, flag, summarize
 from ptb_lm.stop import StopFlag
 
 
@@ -37,5 +37,5 @@ def export_command(
             stop=stop,
         )
     for scores in made.measured:
-        show(average_summary([scores]))
-    show(f"{out}: {', '.join(file.name for file in made.files)}")
+        summarize(average_summary([scores]))
+    summarize(f"{out}: {', '.join(file.name for file in made.files)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, Device, app, flag, say
+from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, say, write
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
@@ -48,6 +48,7 @@ def generate(
     device: Device = None,
 ) -> None:
     """Sample text, one sentence per line; an empty line separates several texts."""
+    require_output()
     from ptb_lm.corpus.text import from_command_line
     from ptb_lm.evaluation.generate import Sampling, sample_generator
     from ptb_lm.evaluation.generate import generate as sample
@@ -76,19 +77,19 @@ def generate(
             drawn = sample(model, start, words, sampling, generator, stop)
             ended_line = _write_as_it_comes(start, drawn)
             if number + 1 < samples and not sentence and not ended_line:
-                sys.stdout.write("\n")
+                write("\n")
             if not (sentence and ended_line):
-                sys.stdout.write("\n")
+                write("\n")
 
 
 def _write_as_it_comes(start: list[str], drawn: Iterable[str]) -> bool:
     """Write words, a sentence a line, each as it is drawn; return whether the last ended a line."""
     from ptb_lm.corpus.text import EOS
 
-    sys.stdout.write(" ".join(start))
+    write(" ".join(start))
     space = " " if start else ""
     for word in drawn:
-        sys.stdout.write("\n" if word == EOS else space + word)
+        write("\n" if word == EOS else space + word)
         sys.stdout.flush()
         space = "" if word == EOS else " "
     return not space

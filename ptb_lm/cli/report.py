@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, on_terminal, say, show
+from ptb_lm.cli.app import AsJson, app, on_terminal, require_output, say, show, summarize
 from ptb_lm.strict_json import to_json
 
 
@@ -27,6 +27,8 @@ def report_command(
 
     Without --out or --json it prints Markdown, on a terminal a table of 80 columns.
     """
+    if out is None:
+        require_output()
     from ptb_lm.report.as_json import report_json
     from ptb_lm.report.comparison import beside_papers
     from ptb_lm.report.evidence import read_runs
@@ -38,10 +40,10 @@ def report_command(
     files = [] if out is None else write_report(comparison, out)
     written = f"{out}: {', '.join(file.name for file in files)}"
     if as_json:
-        show(to_json(report_json(comparison)))
+        summarize(to_json(report_json(comparison)))
         if files:
             say(written)
     elif files:
-        show(written)
+        summarize(written)
     else:
         show(report_text(comparison) if on_terminal() else report_markdown(comparison, {}))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, Device, app, flag, show
+from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag
 
@@ -51,6 +51,7 @@ def score(
     dialect excel-tab of Python's csv. To read it with pandas:
     `pandas.read_csv(FILE, sep="\\t", keep_default_na=False, dtype=str)`
     """
+    require_output()
     from ptb_lm.corpus.reading import (
         STANDARD_INPUT,
         name_of,

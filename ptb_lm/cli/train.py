@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from ptb_lm.cli import complete
-from ptb_lm.cli.app import Assignments, DataDir, DataName, Device, Precision, app, flag, say, show
+from ptb_lm.cli.app import (
+    Assignments,
+    DataDir,
+    DataName,
+    Device,
+    Precision,
+    app,
+    flag,
+    say,
+    summarize,
+)
 from ptb_lm.errors import InputError
+from ptb_lm.paths import user_path
 from ptb_lm.stop import StopFlag
 
 DATA_KEY = "run.data"
@@ -105,7 +116,7 @@ def train(
         from ptb_lm.training.world import joined_world
 
         data_folder = data_directory(data_dir)
-        folder = run_dir or Path("runs") / settled(resolved).run_name
+        folder = run_dir or user_path(Path("runs", settled(resolved).run_name))
         targets = resolved.training.batch_size * resolved.training.unrolled_steps
         with (
             joined_world(resolved.run.device) as world,
@@ -120,7 +131,7 @@ def train(
             with events_follow_metrics(run.folder, targets) if logs else nullcontext():
                 train_run(run, stop, max_steps)
             if run.finished and world.is_first:
-                show(run_summary(run, score_finished_run(run, stop)))
+                summarize(run_summary(run, score_finished_run(run, stop)))
 
 
 def _is_set(key: str, assignments: list[str] | None) -> bool:

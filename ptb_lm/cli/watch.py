@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ptb_lm.cli.app import AsJson, app, flag, show
+from ptb_lm.cli.app import AsJson, app, flag, require_output, show
 from ptb_lm.stop import StopFlag
 from ptb_lm.strict_json import to_json
+from ptb_lm.terminal import usable_width
 
 
 @app.command()
@@ -21,6 +22,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a training has come, live on a terminal, undisturbed; Ctrl-C leaves."""
+    require_output()
     import time
 
     from rich.console import Console
@@ -41,4 +43,5 @@ def watch(
         if left_at is None:
             return
         status = left_at
-    console.print(status_view(status, console.width), no_wrap=True, crop=False)
+    view = status_view(status, usable_width(console.width))
+    console.print(view, no_wrap=True, crop=False, overflow="ignore")

@@ -15,13 +15,13 @@ COMMIT_DIGITS = 10
 """Of a commit's forty."""
 
 
-def side_by_side_text(compared: SideBySide) -> str:
+def side_by_side_text(compared: SideBySide, *, on_terminal: bool) -> str:
     """Return what ``compare`` prints."""
     rows: list[Line] = [("", compared.names)]
     rows += _section("config", compared.config)
     rows += _section("environment", compared.environment)
     rows += [("results", []), *_results(compared)]
-    lines = in_columns(rows)
+    lines = in_columns(rows, on_terminal=on_terminal)
     first = compared.names[0]
     for name, differences in zip(compared.names[1:], compared.differences, strict=True):
         lines += ["", f"{name} against {first}"]

@@ -12,6 +12,7 @@ from ptb_lm.corpus.splits import BUILT_IN, split_file
 from ptb_lm.corpus.text import EOS
 from ptb_lm.corpus.tokens import count_token
 from ptb_lm.errors import InputError
+from ptb_lm.paths import named_user_path, path_name
 from ptb_lm.stop import NEVER, StopFlag
 
 
@@ -31,6 +32,7 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
         InputError: the corpus is not there or not right.
         Stopped: a signal came.
     """
+    name = path_name(name)
     if name == "ptb" and not is_installed(data_dir):
         raise InputError(
             f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch` gets it"
@@ -107,9 +109,9 @@ def _file_of(name: str, split: str, data_dir: Path) -> Path | None:
     if name == "ptb":
         names = {file.split: file.name for file in PTB_FILES}
         return ptb_folder(data_dir) / names[split]
-    return split_file(Path(name), split)
+    return split_file(named_user_path(name), split)
 
 
 def _place(name: str, data_dir: Path) -> str:
     places = {"synthetic": "built in", "ptb": str(ptb_folder(data_dir))}
-    return places.get(name, name)
+    return places.get(name) or str(named_user_path(name))

@@ -29,7 +29,9 @@ from ptb_lm.durable import (
 )
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.lock import place_held
+from ptb_lm.paths import user_path
 from ptb_lm.stop import NEVER, StopFlag
+from ptb_lm.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +76,10 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         contents = _from_mirrors(MIRRORS, data_dir, stop)
     elif source.startswith(("http://", "https://")):
         contents = _from_mirrors((source,), data_dir, stop)
-    elif os.path.isdir(source):  # noqa: PTH112 - Path's raises of a name that is too long
-        contents = _from_folder(Path(source))
-    elif os.path.isfile(source):  # noqa: PTH113
-        contents = _from_archive(Path(source), source)
+    elif os.path.isdir(path := user_path(source)):  # noqa: PTH112 - see load_corpus
+        contents = _from_folder(path)
+    elif os.path.isfile(path):  # noqa: PTH113
+        contents = _from_archive(path, source)
     else:
         raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
     _install(contents, ptb_folder(data_dir), stop)
@@ -174,7 +176,12 @@ def _download(base: str, wanted: _Wanted, folder: Path, stop: StopFlag) -> Path:
         # counts nothing where the server does not say how much there is.
         total = None if wanted.sha256 is None else wanted.limit  # of a file known by its hash
         bar = tqdm(
-            desc=wanted.name, total=total, unit="B", unit_scale=True, leave=False, disable=None
+            desc=printable(wanted.name),
+            total=total,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,
         )
         with Path(path).open("wb") as file, bar, stop.while_waiting():
             pooch.HTTPDownloader(

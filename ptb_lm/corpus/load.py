@@ -18,6 +18,7 @@ from ptb_lm.corpus.text import decoded, words_of
 from ptb_lm.corpus.tokens import TokenIds, parts_of
 from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
+from ptb_lm.paths import named_user_path, user_path
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,13 @@ class Corpus:
 
 def data_directory(option: Path | None) -> Path:
     """Return the data folder: the option, else ``$PTB_LM_DATA_DIR``, else ``./data``."""
-    return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
+    return user_path(option or os.environ.get("PTB_LM_DATA_DIR") or "data")
 
 
 def is_corpus(name: str) -> bool:
     """Whether a name is that of a built-in corpus, or of a folder that is here."""
-    return name in BUILT_IN or os.path.isdir(name)  # noqa: PTH112 - Path's raises of too long a name
+    # Not Path's, which raises of a name that is too long.
+    return name in BUILT_IN or os.path.isdir(named_user_path(name))  # noqa: PTH112
 
 
 def require_corpus(name: str) -> None:
@@ -85,8 +87,9 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
     elif name == "synthetic":
         words = {split: iter([text]) for split, text in synthetic_words().items()}
     else:
-        _require_own_text(Path(name))
-        files = {split: split_file(Path(name), split) for split in splits_in(Path(name))}
+        folder = named_user_path(name)
+        _require_own_text(folder)
+        files = {split: split_file(folder, split) for split in splits_in(folder)}
         require_readable(files.values())
         words = {split: read_words(file, stop) for split, file in files.items()}
     vocabulary, train = encode_training_text(words.pop("train"))

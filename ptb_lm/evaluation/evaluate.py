@@ -41,6 +41,7 @@ from ptb_lm.evaluation.ways import AS_THE_PAPER, Way
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import Scorer, target_log_probabilities
+from ptb_lm.paths import path_name
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.run import Run
 
@@ -201,6 +202,7 @@ class EvaluationRequest:
                 raise InputError(f"--protocol columns: {way.title} is of one stream; leave it out")
             protocol = "stream" if way.one_stream else protocol
         if data is not None:
+            data = path_name(data)
             require_corpus(data)
         directory = data_directory(data_dir)
         if text is not None:
@@ -251,7 +253,7 @@ def evaluate(
     if file is not None and "\n" in str(file):
         raise InputError(f"text: expected the path of a text file, got a text; {advice}")
     directory = None if data_dir is None else require_path(data_dir, "data_dir")
-    name = None if data is None else str(require_path(data, "data"))
+    name = None if data is None else path_name(require_path(data, "data"))
     request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
     model = _with_data(model, request)
     return _evaluate(model, _tokens(model, request, stop), request, way, stop)

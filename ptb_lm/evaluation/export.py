@@ -22,6 +22,7 @@ from ptb_lm.evaluation.texts import corpus_of
 from ptb_lm.evaluation.trained import TrainedModel, read_model, trained_model
 from ptb_lm.lock import place_held
 from ptb_lm.model.memory import memory_errors_explained
+from ptb_lm.paths import path_name
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.training.environment import choose_device
@@ -88,7 +89,7 @@ def export(
     """
     path = require_path(path, "path", "name the model by its path, as for load()")
     folder = require_path(folder, "folder")
-    name_of_data = None if data is None else str(require_path(data, "data"))
+    name_of_data = None if data is None else path_name(require_path(data, "data"))
     directory = data_directory(None if data_dir is None else require_path(data_dir, "data_dir"))
     chosen = choose_device(device)
     _require_place(folder, overwrite=overwrite)

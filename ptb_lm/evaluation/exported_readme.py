@@ -9,7 +9,6 @@ Shapes: T steps, B streams, H hidden units, V words, L layers.
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -20,6 +19,7 @@ from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.evaluation.scores import Scores, figure
 from ptb_lm.model.cells import CELLS
 from ptb_lm.model.perplexity import figure_text
+from ptb_lm.paths import named_path, path_text
 from ptb_lm.training.checkpoint import Checkpoint
 from ptb_lm.version import __version__
 
@@ -110,7 +110,9 @@ def _title(config: Config) -> str:
     if name in preset_names() and recipe_of(config) != recipe_of(resolve(name)):
         parts.append("changed")
     if config.run.data != "ptb":
-        parts.append(f"on {_plain(Path(config.run.data).name) or 'a text of its own'}")
+        parts.append(
+            f"on {_plain(path_text(named_path(config.run.data).name)) or 'a text of its own'}"
+        )
     return ", ".join(parts)
 
 
@@ -169,7 +171,7 @@ def _not_measured(checkpoint: Checkpoint) -> str:
 def _data_name(data: str) -> str:
     if data in BUILT_IN:
         return {"ptb": "the Penn Treebank", "synthetic": "ptb-lm's synthetic language"}[data]
-    return f"a text of its own, `{_plain(Path(data).name)}`"
+    return f"a text of its own, `{_plain(path_text(named_path(data).name))}`"
 
 
 def _plain(name: str) -> str:

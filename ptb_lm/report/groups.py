@@ -5,12 +5,12 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, pairwise
-from pathlib import PurePath
 
 from ptb_lm.config import Config, preset_names, recipe_of, resolve, toml_value
 from ptb_lm.corpus.splits import BUILT_IN
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText
+from ptb_lm.paths import named_path, path_text
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.published import PUBLISHED, Published, published_for
 from ptb_lm.training.run_folder import SCORED_SPLITS
@@ -49,8 +49,8 @@ class Group:
     @property
     def data(self) -> str:
         """The data's name, without the folders above it where it was named by an absolute path."""
-        path = PurePath(self.config.run.data)
-        return path.name if path.is_absolute() else self.config.run.data
+        path = named_path(self.config.run.data)
+        return path_text(path.name) if path.is_absolute() else self.config.run.data
 
     @property
     def finished(self) -> list[Evidence]:
@@ -100,7 +100,7 @@ def all_but_seed(config: Config) -> Hashable:
 def data_of(config: Config) -> str:
     """Return what a run was made of, the same of a folder however its path was written."""
     data = config.run.data
-    return data if data in BUILT_IN else os.path.abspath(data)  # noqa: PTH100 - not to resolve it
+    return data if data in BUILT_IN else os.path.abspath(named_path(data))  # noqa: PTH100 - not to resolve it
 
 
 def _require_comparable(members: list[Evidence]) -> None:

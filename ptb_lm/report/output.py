@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.paths import utf8_text
 from ptb_lm.report.as_json import report_json
 from ptb_lm.report.comparison import HEADING, Comparison
 from ptb_lm.report.curves import draw_curves, has_curve
@@ -48,9 +49,9 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     }
     drawings = {name: files["svg"] for name, files in curves.items()}
     contents |= {
-        "report.md": f"{report_markdown(comparison, names)}\n".encode(),
+        "report.md": utf8_text(f"{report_markdown(comparison, names)}\n").encode(),
         "report.json": f"{to_json(report_json(comparison), indent=2)}\n".encode(),
-        "report.html": report_page(comparison, drawings).encode(),
+        "report.html": utf8_text(report_page(comparison, drawings)).encode(),
     }
     _require_own_or_absent(folder, contents)
     try:

@@ -38,7 +38,7 @@ def report_text(comparison: Comparison) -> str:
 
 
 def _table(lines: Iterator[Line]) -> str:
-    return "\n".join(in_columns(list(lines)))
+    return "\n".join(in_columns(list(lines), on_terminal=True))
 
 
 def _paper_lines(rows: Sequence[Row]) -> Iterator[Line]:

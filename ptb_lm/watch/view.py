@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ptb_lm.model.perplexity import NO_FIGURE, figure_text
 from ptb_lm.report.summary import last_epoch_lines
+from ptb_lm.terminal import printable
 from ptb_lm.training.elapsed import clock
 from ptb_lm.watch.braille import Line, draw, row_of
 from ptb_lm.watch.status import EpochDone, RunStatus
@@ -57,7 +58,7 @@ def _head(status: RunStatus, width: int) -> list[Text]:
     state: str = status.state
     if status.process is not None and status.process > 0:  # else on another machine
         state += f", process {status.process}"
-    title = _flow([(_printable(status.name), "bold"), (state, STATE_STYLES[status.state])], width)
+    title = _flow([(printable(status.name), "bold"), (state, STATE_STYLES[status.state])], width)
     lines = [*title, _bar(status, width)]
     epoch, step = f"epoch {status.epoch} of {status.epochs}", f"step {status.step_in_epoch:,}"
     if status.steps_per_epoch is not None:
@@ -86,7 +87,7 @@ def _closing_lines(status: RunStatus) -> list[str]:
         return []
     if not status.folder.resumable:
         return ["No training is at work here, and there is no checkpoint to go on from."]
-    path = _printable(shlex.quote(str(status.folder.path)))
+    path = printable(shlex.quote(str(status.folder.path)))
     rest = "scores it" if status.epochs_done >= status.epochs else "goes on with it"
     return [f"`ptb-lm train --resume --run-dir {path}` {rest}."]
 
@@ -199,11 +200,6 @@ def _wrapped(lines: Sequence[str], width: int) -> list[Text]:
     for part in parts:
         part.rstrip()
     return [Text(), *parts] if parts else []
-
-
-def _printable(text: str) -> str:
-    """Return a name without what a terminal would take for a command."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _short(value: float) -> str:
