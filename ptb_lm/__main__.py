@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
+from ptb_lm.urls import text_without_secrets
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
@@ -114,6 +115,7 @@ def _write_no_more() -> None:
 
 def _complain(message: str) -> None:
     """Write one line, whatever a file that a message quotes from may hold."""
+    message = text_without_secrets(message)
     line = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     printable = (each if each.isprintable() else ascii(each)[1:-1] for each in line)
     with suppress(OSError):  # the reader may have gone, with the signal that stopped us

@@ -30,6 +30,7 @@ ROOMS = [
     "strict_json",
     "stop",
     "paths",
+    "urls",
     "terminal",
     "errors",
     "version",

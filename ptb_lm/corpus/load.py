@@ -18,6 +18,7 @@ from ptb_lm.corpus.text import decoded, words_of
 from ptb_lm.corpus.tokens import TokenIds, parts_of
 from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
+from ptb_lm.paths import user_path
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Corpus:
 
 def data_directory(option: Path | None) -> Path:
     """Return the data folder: the option, else ``$PTB_LM_DATA_DIR``, else ``./data``."""
-    return option or Path(os.environ.get("PTB_LM_DATA_DIR") or "data")
+    return user_path(option or os.environ.get("PTB_LM_DATA_DIR") or "data")
 
 
 def is_corpus(name: str) -> bool:
