@@ -31,6 +31,7 @@ _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 _POLL_SECONDS = 0.1
 _CONNECT_SECONDS = 2.0
 _KEY = "ptb-lm"
+_AGENT_HOSTS = "TORCHELASTIC_USE_AGENT_STORE"  # between torchrun and PyTorch; users do not set it
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def place_from(environment: Mapping[str, str]) -> Place | None:
     Raises:
         InputError: a variable is missing or has no meaning; the message names it.
     """
-    size = _whole_number(environment, "WORLD_SIZE", 1) if "WORLD_SIZE" in environment else 1
+    size = _whole_number("WORLD_SIZE", environment.get("WORLD_SIZE", "1"), 1)
     if size == 1:
         return None
     missing = [name for name in TOLD_BY_TORCHRUN if name not in environment]
@@ -85,24 +86,24 @@ def place_from(environment: Mapping[str, str]) -> Place | None:
             "the training with `torchrun -m ptb_lm train …`, or unset WORLD_SIZE"
         )
     below = f"less than WORLD_SIZE = {size}"
-    rank = _whole_number(environment, "RANK", 0, size - 1, below)
-    local_rank = _whole_number(environment, "LOCAL_RANK", 0, size - 1, below)
-    port = _whole_number(environment, "MASTER_PORT", 1, 65535, "at most 65535")
+    rank = _whole_number("RANK", environment["RANK"], 0, size - 1, below)
+    local_rank = _whole_number("LOCAL_RANK", environment["LOCAL_RANK"], 0, size - 1, below)
+    port = _whole_number("MASTER_PORT", environment["MASTER_PORT"], 1, 65535, "at most 65535")
     host = environment["MASTER_ADDR"].strip()
     if not host:
         raise InputError("MASTER_ADDR is empty: expected the name or address of process 0's host")
-    agent_hosts = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    agent_hosts = environment.get(_AGENT_HOSTS) == "True"
     return Place(rank, size, local_rank, host, port, agent_hosts)
 
 
 def _whole_number(
-    environment: Mapping[str, str], name: str, least: int, most: int | None = None, limit: str = ""
+    name: str, value: str, least: int, most: int | None = None, limit: str = ""
 ) -> int:
-    text = environment[name].strip()
+    text = value.strip()
     is_number = text.isascii() and text.isdecimal() and len(text) < 10
     if not is_number or int(text) < least or (most is not None and int(text) > most):
         raise InputError(
-            f"{name}={environment[name]}: expected a whole number, {least} or more"
+            f"{name}={value}: expected a whole number, {least} or more"
             f"{f' and {limit}' if limit else ''}; start the training with "
             "`torchrun -m ptb_lm train …`, or unset WORLD_SIZE to train in one process"
         )
