@@ -13,6 +13,7 @@ from ptb_lm.errors import RESERVE_BYTES, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
 from ptb_lm.streams import open_streams
 from ptb_lm.terminal import drop_unusable_sizes, for_stream, printable
+from ptb_lm.urls import text_without_secrets
 
 SIGINT_EXIT_CODE = 130
 LONGEST_MESSAGE = 2000
@@ -120,6 +121,7 @@ def _write_no_more() -> None:
 
 def _complain(message: str) -> None:
     """Write one line, whatever a file that a message quotes from may hold."""
+    message = text_without_secrets(message)
     line = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     with suppress(OSError):  # the reader may have gone, with the signal that stopped us
         sys.stderr.write(printable(line) + "\n")

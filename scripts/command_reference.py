@@ -10,7 +10,7 @@ from config_reference import cell, config_reference
 from ptb_lm.cli import app
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.stop import SIGNALS, Stopped
-from ptb_lm.training.world import TOLD_BY_TORCHRUN
+from ptb_lm.training.rendezvous import TOLD_BY_TORCHRUN
 
 NAME = "COMMANDS.md"
 

@@ -32,6 +32,7 @@ ROOMS = [
     "streams",
     "arguments",
     "paths",
+    "urls",
     "terminal",
     "errors",
     "version",

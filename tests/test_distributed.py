@@ -357,6 +357,7 @@ def test_a_process_takes_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Monk
         "LOCAL_RANK": "1",
         "MASTER_ADDR": "x",
         "MASTER_PORT": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     taken: list[int] = []
 

@@ -119,7 +119,7 @@ def train(
         folder = run_dir or user_path(Path("runs", settled(resolved).run_name))
         targets = resolved.training.batch_size * resolved.training.unrolled_steps
         with (
-            joined_world(resolved.run.device) as world,
+            joined_world(resolved.run.device, stop=stop) as world,
             open_shared_run(
                 resolved, data_folder, folder, world, stop, resume=resume, overwrite=overwrite
             ) as run,

@@ -16,7 +16,7 @@ ARCHIVE_BYTES = 50_000_000  # simple-examples.tgz has 35 MB
 UNPACKED_BYTES = 500_000_000
 MEMBERS = 10_000
 HEADER_BYTES = 1_000_000
-CONTENT_BYTES = 10_000_000
+CONTENT_BYTES = 12_000_000
 
 # What the modules raise for a damaged file; RuntimeError also for a zip that is encrypted and for
 # headers nested without end, the last four for a header that says nonsense.
@@ -38,8 +38,8 @@ _GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 16
 
 
-def archive_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the name and the opened content of each regular file of a .zip, .tar.gz or .tar.
+def archive_members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Yield name, declared size and opened content of each regular file of a .zip, .tar.gz or .tar.
 
     At most ``CONTENT_BYTES`` of a content may be read.
 
@@ -52,7 +52,7 @@ def archive_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     return _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     if path.read_bytes().count(_ZIP_MEMBER) > MEMBERS:  # before the module lists them
         raise ValueError(f"more than {MEMBERS:,} members")
     with zipfile.ZipFile(path) as archive:
@@ -62,10 +62,10 @@ def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 raise ValueError(f"{info.filename!r} is compressed otherwise than by deflate")
             if not info.is_dir():
                 with archive.open(info) as content:
-                    yield info.filename, content
+                    yield info.filename, info.file_size, content
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     with path.open("rb") as file:
         compressed = file.read(len(_GZIP)) == _GZIP
     with gzip.open(path) if compressed else path.open("rb") as unpacked:
@@ -74,7 +74,7 @@ def _tar_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
             while (member := archive.next()) is not None:
                 if member.isreg() and (content := archive.extractfile(member)) is not None:
                     reader.budget = CONTENT_BYTES
-                    yield member.name, content
+                    yield member.name, member.size, content
                 # What the module remembers of each member would grow with their number.
                 archive.members.clear()  # type: ignore[attr-defined]
                 archive.pax_headers = {}

@@ -9,29 +9,24 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import pooch
 import requests
 from tqdm import tqdm
 
-from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE, archive_members
-from ptb_lm.corpus.ptb import PTB_FILES, ptb_folder, read_ptb
-from ptb_lm.durable import (
-    durable_file,
-    durable_folder,
-    leftovers,
-    put_right,
-    remove_partial_files,
-)
+from ptb_lm.corpus.archive import ARCHIVE_BYTES, UNREADABLE
+from ptb_lm.corpus.copies import archive_copies, folder_copies, is_copy
+from ptb_lm.corpus.ptb import PTB_FILES, Contents, PtbFile, ptb_folder, read_ptb, restored
+from ptb_lm.durable import PARTIAL, durable_file, durable_folder, leftovers, put_right
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.lock import place_held
 from ptb_lm.paths import user_path
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.terminal import printable
+from ptb_lm.urls import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +45,7 @@ ARCHIVE_SUFFIXES = (".tgz", ".tar.gz", ".zip")
 CHUNK_BYTES = 1 << 16
 
 tqdm.monitor_interval = 0  # no thread beside ours
-
-Contents = dict[str, bytes]  # file name -> checked bytes
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings quote whole URLs
 
 
 def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER) -> Path:
@@ -60,8 +54,8 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
     Args:
         data_dir: the three files go to ``data_dir/ptb/``.
         source: a folder, an archive (.tgz, .tar.gz, .zip), a base URL that has the three files, or
-            the URL of an archive; by default the public mirrors in turn, of which none is asked
-            where the three files are there as published.
+            the URL of an archive; by default the public mirrors in turn. None of them is asked if
+            the data folder holds the three files, under whatever names and with whatever line ends.
         stop: ends a download wherever it is.
 
     Raises:
@@ -73,15 +67,17 @@ def fetch_ptb(data_dir: Path, source: str | None = None, stop: StopFlag = NEVER)
         if _is_whole(data_dir):
             _tidy(ptb_folder(data_dir), stop)
             return ptb_folder(data_dir)
-        contents = _from_mirrors(MIRRORS, data_dir, stop)
-    elif source.startswith(("http://", "https://")):
+        contents = _from_data_folder(data_dir) or _from_mirrors(MIRRORS, data_dir, stop)
+    elif source.lower().startswith(("http://", "https://")):
         contents = _from_mirrors((source,), data_dir, stop)
     elif os.path.isdir(path := user_path(source)):  # noqa: PTH112 - see load_corpus
-        contents = _from_folder(path)
+        contents = folder_copies(path)
     elif os.path.isfile(path):  # noqa: PTH113
         contents = _from_archive(path, source)
     else:
-        raise InputError(f"--from {source}: no such folder or archive, and not an http(s) URL")
+        raise InputError(
+            f"--from {without_secrets(source)}: no such folder or archive, and not an http(s) URL"
+        )
     _install(contents, ptb_folder(data_dir), stop)
     read_ptb(data_dir)
     return ptb_folder(data_dir)
@@ -96,20 +92,29 @@ def _is_whole(data_dir: Path) -> bool:
     return True
 
 
+def _from_data_folder(data_dir: Path) -> Contents | None:
+    """Take the corpus from files in the data folder that are not yet where they belong."""
+    try:
+        contents = folder_copies(data_dir)
+    except InputError:
+        return None
+    logger.info("%s holds the three files of the Penn Treebank: taking those.", data_dir)
+    return contents
+
+
 def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Contents:
     """Take the corpus from the first URL that delivers all of it."""
     failures = []
     give_up_at = time.monotonic() + BUDGET_SECONDS
     for url in urls:
         if time.monotonic() > give_up_at:
-            failures.append(f"{_without_secrets(url)}: not tried, {BUDGET_SECONDS:.0f} s were over")
+            failures.append(f"{without_secrets(url)}: not tried, {BUDGET_SECONDS:.0f} s were over")
             continue
         try:
             with tempfile.TemporaryDirectory(prefix="ptb-lm-") as folder:
                 return _from_url(url, Path(folder), stop)
         except (requests.RequestException, ValueError, InputError) as error:
-            shown = _without_secrets(url)
-            failures.append(f"{shown}: {_reason(error).replace(url, shown)}")
+            failures.append(f"{without_secrets(url)}: {_reason(error)}")
             logger.info("%s", failures[-1])
         except OSError as error:
             raise PtbLmError(
@@ -123,61 +128,51 @@ def _from_mirrors(urls: tuple[str, ...], data_dir: Path, stop: StopFlag) -> Cont
     )
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL for a message: without a user's name, a password and what follows a ``?``."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:  # of no URL at all
-        return "the given URL"
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
-
-
 def _from_url(url: str, folder: Path, stop: StopFlag) -> Contents:
-    if url.lower().endswith(ARCHIVE_SUFFIXES):
-        base, _, name = url.rpartition("/")
-        wanted = _Wanted(name, None, ARCHIVE_BYTES)
-        return _from_archive(_download(base, wanted, folder, stop), name)
+    parts = urlsplit(url)
+    if parts.path.lower().endswith(ARCHIVE_SUFFIXES):
+        name = parts.path.rpartition("/")[2]
+        return _from_archive(_download(url, name, None, folder, stop), name)
     contents = {}
     for file in PTB_FILES:
-        path = _download(url, _Wanted(file.name, file.sha256, file.size), folder, stop)
-        contents[file.name] = path.read_bytes()
+        path = f"{parts.path.rstrip('/')}/{file.name}"
+        file_url = urlunsplit(parts._replace(path=path, fragment=""))
+        contents[file.name] = _download(file_url, file.name, file, folder, stop).read_bytes()
     return contents
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A file to download: its name, its sha256 if that is known, and how large it may be."""
+def _download(url: str, name: str, wanted: PtbFile | None, folder: Path, stop: StopFlag) -> Path:
+    """Download a file to a folder: retries and checksum by pooch, bounded in size.
 
-    name: str
-    sha256: str | None
-    limit: int
-
-
-def _download(base: str, wanted: _Wanted, folder: Path, stop: StopFlag) -> Path:
-    """Download a file to a folder: retries and checksum by pooch, at most so many bytes.
+    Args:
+        url: of the file.
+        name: that it gets in the folder.
+        wanted: the published file that it must be, perhaps with other line ends; None: an archive.
+        folder: where it goes.
+        stop: ends the download.
 
     Raises:
         requests.RequestException: no connection, a time-out, an error status, a broken transfer.
-        ValueError: the bytes have another sha256.
+        ValueError: the bytes have another sha256, or the URL is none.
         InputError: there are more of them than the limit.
         Stopped: a signal came.
     """
     mirror = pooch.create(
         path=folder,
-        base_url=base.rstrip("/") + "/",
-        registry={wanted.name: wanted.sha256},
+        base_url="",
+        registry={name: wanted.sha256 if wanted else None},
+        urls={name: url},
         retry_if_failed=RETRIES,
     )
     pooch.get_logger().setLevel("ERROR")
+    limit = wanted.most_bytes if wanted else ARCHIVE_BYTES
 
     def download(url: str, path: str, mirror: Any) -> None:
         # The bar (on a terminal only) is not given to pooch, which counts chunks, not bytes, and
         # counts nothing where the server does not say how much there is.
-        total = None if wanted.sha256 is None else wanted.limit  # of a file known by its hash
         bar = tqdm(
-            desc=printable(wanted.name),
-            total=total,
+            desc=printable(name),
+            total=wanted.size if wanted else None,
             unit="B",
             unit_scale=True,
             leave=False,
@@ -187,9 +182,11 @@ def _download(base: str, wanted: _Wanted, folder: Path, stop: StopFlag) -> Path:
             pooch.HTTPDownloader(
                 chunk_size=CHUNK_BYTES,
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
-            )(url, _BoundedFile(file, wanted.limit, bar.update), mirror)
+            )(url, _BoundedFile(file, limit, bar.update), mirror)
+        if wanted and wanted.is_exactly(published := restored(Path(path).read_bytes())):
+            Path(path).write_bytes(published)
 
-    return Path(mirror.fetch(wanted.name, downloader=download))
+    return Path(mirror.fetch(name, downloader=download))
 
 
 class _BoundedFile:
@@ -212,61 +209,45 @@ class _BoundedFile:
         self.file.flush()
 
 
+# What failed, by the exception; the first that fits. Their own texts are never shown, as they
+# quote URLs: of the request, of a redirect, of a proxy.
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (requests.Timeout, "timed out"),
+    (requests.TooManyRedirects, f"more than {requests.models.DEFAULT_REDIRECT_LIMIT} redirects"),
+    (requests.exceptions.InvalidSchema, "a redirect or a proxy that is not http(s)"),
+    (requests.exceptions.InvalidProxyURL, "Invalid URL of a proxy"),
+    (requests.exceptions.ChunkedEncodingError, "the transfer broke off"),
+    (requests.exceptions.ContentDecodingError, "failed to decode what the server sent"),
+    (requests.exceptions.ProxyError, "no connection through the proxy"),
+    (requests.exceptions.SSLError, "no secure connection"),
+    (requests.ConnectionError, "no connection"),
+    (ValueError, "Invalid URL, or a redirect to one"),
+    (requests.RequestException, "the request failed"),
+)
+
+
 def _reason(error: Exception) -> str:
     """Say in a few words why a download failed."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP status {error.response.status_code}"
     # A time-out within a body comes as a ConnectionError that only says so in its text.
-    if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+    if "Read timed out" in str(error):
         return "timed out"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the transfer broke off"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    if isinstance(error, InputError | requests.RequestException):
-        return " ".join(str(error).split())
-    return "other bytes than the published file's"
-
-
-def _from_folder(folder: Path) -> Contents:
-    """Take the three files from a folder or its ``ptb`` or ``data``."""
-    for place in (folder, folder / "ptb", folder / "data"):
-        if all((place / file.name).is_file() for file in PTB_FILES):
-            contents = {file.name: (place / file.name).read_bytes() for file in PTB_FILES}
-            for file in PTB_FILES:
-                file.check(contents[file.name], str(place / file.name))
-            return contents
-    names = ", ".join(file.name for file in PTB_FILES)
-    raise InputError(f"{folder}: expected {names} in it")
+    if "does not match the known hash" in str(error):  # pooch's
+        return "other bytes than the published file's"
+    return next(reason for kind, reason in _REASONS if isinstance(error, kind))
 
 
 def _from_archive(path: Path, origin: str) -> Contents:
-    """Take the three files out of an archive by their names, wherever in it they lie.
-
-    The origin is what a message calls the archive: one that was downloaded lies elsewhere.
-
-    Nothing is extracted by path, and of a member at most its published size and a byte are read.
-    """
-    known = {file.name: file for file in PTB_FILES}
-    contents: Contents = {}
-    complaint: InputError | None = None
+    """Take the three files out of an archive; a message calls it by its origin."""
     try:
-        for member_name, stream in archive_members(path):
-            file = known.get(member_name.rpartition("/")[2])
-            if file is None or file.name in contents:
-                continue
-            data = stream.read(file.size + 1)
-            try:
-                file.check(data, f"{origin}, member {member_name!r}")  # it may hold a line feed
-                contents[file.name] = data
-            except InputError as error:
-                complaint = complaint or error
+        return archive_copies(path, origin)
     except UNREADABLE as error:
+        if is_copy(path):
+            raise InputError(f"{origin}: one of the three files; name their folder") from None
         raise InputError(f"{origin}: not a readable archive: {error}") from None
-    missing = [name for name in known if name not in contents]
-    if missing:
-        raise complaint or InputError(f"{origin}: no {', '.join(missing)} in the archive")
-    return contents
 
 
 def _tidy(folder: Path, stop: StopFlag) -> None:
@@ -285,7 +266,8 @@ def _install(contents: Contents, folder: Path, stop: StopFlag) -> None:
                 for name, data in contents.items():
                     (new / name).write_bytes(data)
             return
-        remove_partial_files(place)
         for name, data in contents.items():
+            for leftover in place.glob(f".{name}.*{PARTIAL}"):
+                leftover.unlink(missing_ok=True)
             with durable_file(place / name) as file:
                 file.write(data)

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,14 +21,11 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
-from ptb_lm.stop import SIGNALS, StopFlag, Stopped
+from ptb_lm.stop import NEVER, SIGNALS, StopFlag, Stopped
+from ptb_lm.training.rendezvous import LONGEST_WAIT, Place, met_in_store, place_from
+from ptb_lm.training.signal_watch import SignalWatch
 
 T = TypeVar("T")
-
-TOLD_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-LONGEST_WAIT = timedelta(minutes=30)
-"""For the others: a validation, a checkpoint or the download of the corpus may lie between."""
 
 
 class World:
@@ -100,10 +96,15 @@ SINGLE_PROCESS = World()
 
 
 class TorchrunWorld(World):
-    """Several processes, connected by :mod:`torch.distributed`."""
+    """Several processes, connected by :mod:`torch.distributed`.
 
-    def __init__(self) -> None:
+    Args:
+        watch: ends this process by a signal that comes while it waits in vain for the others.
+    """
+
+    def __init__(self, watch: SignalWatch) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._watch = watch
 
     def broadcast_result(self, make: Callable[[], T]) -> T:
         """See :meth:`World.broadcast_result`."""
@@ -123,7 +124,7 @@ class TorchrunWorld(World):
 
     def _broadcast_object(self, value: Any) -> Any:
         box = [value]
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
@@ -135,7 +136,7 @@ class TorchrunWorld(World):
 
     def all_reduce_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         """See :meth:`World.all_reduce_gradients_`."""
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             under_way = []
             for parameter in parameters:
                 gradient = cast(Tensor, parameter.grad)
@@ -165,18 +166,18 @@ class TorchrunWorld(World):
 
     def all_reduce_(self, values: Tensor) -> None:
         """See :meth:`World.all_reduce_`."""
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             dist.all_reduce(values)
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """See :meth:`World.broadcast_`."""
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def gather_streams(self, hidden: HiddenState) -> HiddenState:
         """See :meth:`World.gather_streams`."""
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             shares: list[Any] = [None] * self.size
             local = [tuple(part.cpu() for part in layer) for layer in hidden]
             dist.all_gather_object(shares, local)
@@ -191,7 +192,7 @@ class TorchrunWorld(World):
 
     def barrier(self) -> None:
         """See :meth:`World.barrier`."""
-        with _connected(self.rank):
+        with _connected(self.rank, self._watch):
             dist.barrier()
 
 
@@ -226,14 +227,15 @@ def _gathered(tensor: Tensor, size: int) -> list[Tensor]:
 
 
 @contextmanager
-def _connected(rank: int) -> Iterator[None]:
-    """Turn the loss of another process into one line.
+def _connected(rank: int, watch: SignalWatch) -> Iterator[None]:
+    """Wait for the other processes, and turn the loss of one into one line.
 
     Raises:
         PtbLmError: in place of the error of PyTorch.
     """
     try:
-        yield
+        with watch.waiting():
+            yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -248,43 +250,58 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def joined_world(device: str, environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+def joined_world(
+    device: str, environment: Mapping[str, str] = os.environ, *, stop: StopFlag = NEVER
+) -> Iterator[World]:
     """Join the other processes, where ``torchrun`` has started several, and leave them at the end.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``: whether they talk by NCCL or by Gloo.
         environment: where ``torchrun`` says who is there.
+        stop: ends the wait for the others.
 
     Raises:
-        InputError: only a part of what ``torchrun`` says is there, or the GPUs are too few.
+        InputError: what ``torchrun`` says is not all there or makes no sense, or the GPUs are too
+            few.
         PtbLmError: they do not find each other.
+        Stopped: a signal came while they were waited for.
     """
-    if environment.get("WORLD_SIZE", "1") == "1":
+    place = place_from(environment)
+    if place is None:
         yield SINGLE_PROCESS
         return
-    missing = [name for name in TOLD_BY_TORCHRUN if name not in environment]
-    if missing:
-        raise InputError(
-            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} not set; start "
-            "the training with `torchrun -m ptb_lm train …`, or unset WORLD_SIZE"
-        )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        _take_gpu(int(environment["LOCAL_RANK"]))
+        _take_gpu(place.local_rank)
+    watch = SignalWatch(place.notice(place.size - 1))
+    with watch.watching():
+        with _connected(place.rank, watch), stop.while_waiting():
+            _join(place, on_gpu, watch)
+            watch.notice = ""
+        world = TorchrunWorld(watch)
+        if not world.is_first:
+            logging.getLogger("ptb_lm").setLevel(logging.WARNING)  # of progress one tells
+        try:
+            yield world
+        except Stopped as stopped:
+            if world.is_first:
+                raise
+            raise SystemExit(stopped.exit_code) from None
+        finally:
+            dist.destroy_process_group()
+
+
+def _join(place: Place, on_gpu: bool, watch: SignalWatch) -> None:
+    """Connect this process with the others."""
     # Gloo beside NCCL, as some of what is said is on the CPU.
-    with _connected(int(environment["RANK"])):
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
-    world = TorchrunWorld()
-    if not world.is_first:
-        logging.getLogger("ptb_lm").setLevel(logging.WARNING)  # of progress one tells
-    try:
-        yield world
-    except Stopped as stopped:
-        if world.is_first:
-            raise
-        raise SystemExit(stopped.exit_code) from None
-    finally:
-        dist.destroy_process_group()
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    if place.agent_hosts:
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        return
+    store = met_in_store(place, watch)
+    dist.init_process_group(
+        backend, store=store, rank=place.rank, world_size=place.size, timeout=LONGEST_WAIT
+    )
 
 
 def _take_gpu(local_rank: int) -> None:
