@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, Device, app, flag, show
+from ptb_lm.cli.app import CKPT, Device, app, flag, say, show
 from ptb_lm.errors import InputError
-from ptb_lm.stop import StopFlag
+from ptb_lm.stop import StopFlag, Stopped
+
+if TYPE_CHECKING:  # it imports numpy
+    from ptb_lm.corpus.unknown import UnknownWords
 
 
 @app.command()
@@ -53,6 +56,7 @@ def score(
         read_lines,
         require_readable,
     )
+    from ptb_lm.corpus.unknown import UnknownWords
     from ptb_lm.evaluation.nbest import rank, read_hypotheses
     from ptb_lm.evaluation.score import LINES_AT_ONCE
     from ptb_lm.evaluation.score import score as score_lines
@@ -86,18 +90,35 @@ def score(
         at_once = 1 if answers_at_once else LINES_AT_ONCE
         hypotheses = None if nbest is None else read_hypotheses(lines, nbest)
         model = load(checkpoint, device or "auto")
+        unknown = UnknownWords(model.vocabulary)
         rows: Iterable[Row]
         kind: type[Row]
         if hypotheses is not None:
             ranked = rank(model, hypotheses, lines_at_once=at_once, stop=stop)
+            ranked = unknown.seen_in(ranked, lambda each: each.score)
             kind, rows = HypothesisRow, hypothesis_rows(ranked)
         else:
             scores = score_lines(
                 model, lines, continuous=continuous, lines_at_once=at_once, stop=stop
             )
+            scores = unknown.seen_in(scores, lambda each: each)
             kind, rows = (WordRow, word_rows(scores)) if per_word else (LineRow, line_rows(scores))
-        for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
-            show(text)
+        try:
+            for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
+                show(text)
+        except (Stopped, BrokenPipeError):  # what has been read is reported all the same
+            _report(unknown, paths)
+            raise
+        _report(unknown, paths)
+
+
+def _report(unknown: "UnknownWords", paths: list[Path]) -> None:
+    """Warn of unknown words in the text scored so far."""
+    from ptb_lm.corpus.reading import name_of
+
+    name = name_of(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
+    if warning := unknown.message(name):
+        say(warning)
 
 
 def _after_what_is_written(lines: Iterable[str]) -> Iterator[str]:
