@@ -15,13 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptb_lm.corpus.lines import LONG_LINE, LineHashes, are_in, count_blank_lines, line_hashes
+from ptb_lm.corpus.lines import (
+    LONG_LINE,
+    LineHashes,
+    are_in,
+    count_blank_lines,
+    line_hashes,
+    share_of_copies,
+)
 from ptb_lm.corpus.load import Corpus
 from ptb_lm.corpus.oddities import LINE_SEPARATORS, Oddities
 from ptb_lm.corpus.reading import STANDARD_INPUT, name_of
 from ptb_lm.corpus.splits import BUILT_IN, files_like
 from ptb_lm.corpus.text import EOS, UNK
-from ptb_lm.corpus.tokens import count_types, parts_of
+from ptb_lm.corpus.tokens import PART_TOKENS, count_types, parts_of
 from ptb_lm.corpus.unknown import SPELLINGS_OF_UNKNOWN, is_unspaced
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -32,6 +39,9 @@ MOST_UNKNOWN = 0.1
 
 MOST_REPEATED = 0.02
 """The same for long lines that the training text has too; the Penn Treebank has 0.015."""
+
+MOST_REPEATED_BY_CHANCE = 0.5
+"""The same for a text whose training part repeats its own lines."""
 
 MOST_BLANK = 0.01
 LONGEST_MEAN_WORD = 20
@@ -147,7 +157,7 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
         for split in corpus.splits
         if split != "train"
     }
-    train = _hashes(corpus, "train", stop)
+    train = np.concatenate([*_hashes(corpus, "train", stop)])
     found += repetition_findings(others, train, corpus.place("train"))
     return [*found, *_missing_test(folder, corpus)]
 
@@ -325,22 +335,28 @@ def unknown_findings(
 
 
 def repetition_findings(
-    others: Mapping[str, LineHashes], train: Iterable[LineHashes], train_name: str = "train"
+    others: Mapping[str, LineHashes], train: LineHashes, train_name: str = "train"
 ) -> Iterator[Finding]:
     """Find texts of which the training text has a part.
 
+    In a text of few words and forms lines are repeated by chance, in the training text as well as
+    between the splits. That is reported only if most lines of a split are repeated.
+
     Args:
         others: hashes of the lines of each other split, by what to call it.
-        train: those of the training text, in parts.
+        train: those of the training text; sorted in place.
         train_name: what to call the training text.
     """
-    are_repeated = are_in(np.concatenate([*others.values()]), train)
+    usual = share_of_copies(train)
+    parts = np.array_split(train, 1 + len(train) // PART_TOKENS)
+    are_repeated = are_in(np.concatenate([*others.values()]), parts)
     for split, hashes in others.items():
         repeated, are_repeated = are_repeated[: len(hashes)], are_repeated[len(hashes) :]
         is_long = hashes % np.uint64(2) == 1
         lines, long_lines = int(np.count_nonzero(hashes)), int(np.count_nonzero(is_long))
         count, long_count = int(repeated.sum()), int((repeated & is_long).sum())
-        if long_count > MOST_REPEATED * long_lines:
+        share = min(max(MOST_REPEATED, 2 * usual), MOST_REPEATED_BY_CHANCE)
+        if long_count > max(1, share * long_lines):
             yield Finding(
                 "repeated-lines",
                 count,

@@ -395,7 +395,7 @@ def _repetition_findings(
         split: hashes[text.split_of_line == index] for index, split in enumerate(preparation.splits)
     }
     train = drawn.pop("train")
-    return repetition_findings(drawn, [train])
+    return repetition_findings(drawn, train)
 
 
 def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: StopFlag) -> None:

@@ -136,19 +136,22 @@ def average(members: Sequence[Scores]) -> Figure:
 
 
 def evaluation_json(members: Sequence[Scores]) -> dict[str, Any]:
-    """Return the object that ``eval --json`` and ``average --json`` print."""
+    """Return the object that ``eval --json`` and ``average --json`` print.
+
+    The second has no ``unknown``, as score files do not say how many words are unknown.
+    """
     text = members[0].text
     several = len(members) > 1
     return {
         "split": text.split,
         "protocol": text.protocol,
         **({"way": text.way} if text.way != USUAL else {}),
-        **({} if members[0].unknown is None else {"unknown": members[0].unknown}),
         "members": [
             {"checkpoint": member.name, **asdict(figure(member.log_probabilities))}
             for member in members
         ],
         "average": asdict(average(members)) if several else None,
+        **({} if members[0].unknown is None else {"unknown": members[0].unknown}),
     }
 
 
