@@ -341,7 +341,7 @@ MISTAKES = {
     ),
     "a validation text too short for B": Mistake(
         train(data="bad"),
-        ["text to evaluate has 3 tokens", "3 columns need at least 4", "lower batch_size"],
+        ["bad/valid.txt: the validation text has 3 tokens", "3 columns need at least 4"],
         lambda: corpus("valid", b"a b\n"),
     ),
     "a text that is not UTF-8": Mistake(

@@ -143,9 +143,10 @@ def test_a_finished_run_leaves_these_files(template: Path) -> None:
 
 def test_results_go_to_standard_output_and_progress_to_standard_error() -> None:
     outcome = done(*train_arguments("runs/c"))
-    begun, *epochs = outcome.err.splitlines()
+    begun, warning, *epochs = outcome.err.splitlines()
     assert begun.startswith("small on text, seed 1, cpu, fp32: ")
     assert f"epochs of {STEPS} steps" in begun
+    assert warning.startswith("<unk> is more than a tenth of the tokens in text/train.txt ")
     assert [line[:9] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     assert "epoch 1/2" not in outcome.out
     for split, protocol in (("valid", "3 columns"), ("test", "one stream")):
@@ -252,7 +253,7 @@ def test_eval_counts_every_target_and_its_perplexity_is_that_of_the_sum(
 ) -> None:
     arguments = ["--split", split, "--protocol", protocol, "--save-scores", "scores.npz"]
     result = done_json("eval", LAST, *arguments)
-    assert list(result) == ["split", "protocol", "members", "average"]
+    assert list(result) == ["split", "protocol", "members", "average", "unknown"]
     assert (result["split"], result["protocol"], result["average"]) == (split, protocol, None)
     (member,) = result["members"]
     assert list(member) == ["checkpoint", "tokens", "nll", "perplexity"]
@@ -301,6 +302,7 @@ def test_an_average_is_of_probabilities() -> None:
     joined = done_json("average", *files)
     assert [member.pop("checkpoint") for member in joined["members"]] == files
     assert [member.pop("checkpoint") for member in together["members"]] == checkpoints
+    del together["unknown"]  # a score file does not say
     assert joined == together  # to the last bit
 
     scores = np.stack([scores_in(file) for file in files])  # (3, N - 1)

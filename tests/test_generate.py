@@ -327,7 +327,10 @@ def test_the_options_reach_the_drawing() -> None:
 def test_words_of_a_prompt_that_are_not_known_are_said_to_be_unk() -> None:
     command = ["generate", LAST, "--words", "20", "--prompt"]
     outcome = done(*command, "xyzzy a plugh <unk>")
-    assert outcome.err == "--prompt: not in the vocabulary, counted as <unk>: xyzzy plugh\n"
+    assert outcome.err == (
+        "--prompt: 2 of 4 words (50.0 %) are not in the vocabulary and count as <unk>: "
+        "xyzzy plugh\n"
+    )
     assert outcome.out.startswith("xyzzy a plugh <unk> ")
     known = done(*command, "<unk> a <unk> <unk>")
     assert known.err == ""

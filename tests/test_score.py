@@ -336,7 +336,9 @@ def test_a_row_for_each_line(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text(TEXT)
     outcome = done("score", "sharp.pt", str(tmp_path / "note.txt"))
     header, *rows = table(outcome)
-    assert outcome.err == ""
+    assert outcome.err.endswith(
+        "1 of 10 tokens (10.0 %) are not in the vocabulary and count as <unk>\n"
+    )
     assert header == LINE_HEADER
     assert [row[:4] for row in rows] == [list("1341"), list("2010"), list("3451")]
     import ptb_lm
@@ -351,12 +353,12 @@ def test_a_row_for_each_line(tmp_path: Path) -> None:
 def test_standard_input_and_files_are_read_one_after_another(tmp_path: Path) -> None:
     (tmp_path / "1").write_text("a b xyzzy\n\nc <unk>")
     (tmp_path / "2").write_text("d e\n")
+    first, second = str(tmp_path / "1"), str(tmp_path / "2")
     whole = with_input("a b xyzzy\n\nc <unk>\nd e", "score", "sharp.pt")
     assert with_input("a b xyzzy\n\nc <unk>\nd e\n", "score", "sharp.pt", "-") == whole
-    assert done("score", "sharp.pt", str(tmp_path / "1"), str(tmp_path / "2")) == whole
-    assert (
-        with_input("a b xyzzy\n\nc <unk>\n", "score", "sharp.pt", "-", str(tmp_path / "2")) == whole
-    )
+    assert done("score", "sharp.pt", first, second).out == whole.out
+    mixed = with_input("a b xyzzy\n\nc <unk>\n", "score", "sharp.pt", "-", second)
+    assert mixed.out == whole.out
     assert len(table(whole)) == 5
 
 

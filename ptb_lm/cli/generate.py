@@ -50,6 +50,7 @@ def generate(
     """Sample text, one sentence per line; an empty line separates several texts."""
     require_output()
     from ptb_lm.corpus.text import from_command_line
+    from ptb_lm.corpus.unknown import UnknownWords
     from ptb_lm.evaluation.generate import Sampling, sample_generator
     from ptb_lm.evaluation.generate import generate as sample
     from ptb_lm.evaluation.trained import load
@@ -68,9 +69,11 @@ def generate(
     )
     model = load(checkpoint, device or "auto")
     start = from_command_line(prompt).split()
-    unknown = [word for word in start if word not in model.vocabulary.index]
-    if unknown:
-        say(f"--prompt: not in the vocabulary, counted as <unk>: {' '.join(unknown)}")
+    unknown = UnknownWords(model.vocabulary)
+    unknown.see(start, model.vocabulary.encode(start))
+    missing = [word for word in start if word not in model.vocabulary.index]
+    if warning := unknown.message("--prompt", "words", missing):
+        say(warning)
     with StopFlag() as stop:
         for number in range(samples):
             generator = sample_generator(seed, number)

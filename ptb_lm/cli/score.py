@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, show
+from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, say, show
 from ptb_lm.errors import InputError
-from ptb_lm.stop import StopFlag
+from ptb_lm.stop import StopFlag, Stopped
+
+if TYPE_CHECKING:  # it imports numpy
+    from ptb_lm.corpus.unknown import UnknownWords
 
 
 @app.command()
@@ -59,6 +62,7 @@ def score(
         read_lines,
         require_readable,
     )
+    from ptb_lm.corpus.unknown import UnknownWords
     from ptb_lm.evaluation.nbest import rank, read_hypotheses, require_convention
     from ptb_lm.evaluation.score import LINES_AT_ONCE
     from ptb_lm.evaluation.score import score as score_lines
@@ -94,19 +98,36 @@ def score(
         answers_at_once = line_buffered or is_typed
         at_once = 1 if answers_at_once else LINES_AT_ONCE
         model = load(checkpoint, device or "auto")
+        unknown = UnknownWords(model.vocabulary)
         rows: Iterable[Row]
         kind: type[Row]
         if nbest is not None:
             hypotheses = read_hypotheses(lines, nbest, model.vocabulary.index)
             ranked = rank(model, hypotheses, lines_at_once=at_once, stop=stop)
+            ranked = unknown.seen_in(ranked, lambda each: each.score)
             kind, rows = HypothesisRow, hypothesis_rows(ranked)
         else:
             scores = score_lines(
                 model, lines, continuous=continuous, lines_at_once=at_once, stop=stop
             )
+            scores = unknown.seen_in(scores, lambda each: each)
             kind, rows = (WordRow, word_rows(scores)) if per_word else (LineRow, line_rows(scores))
-        for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
-            show(text)
+        try:
+            for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
+                show(text)
+        except (Stopped, BrokenPipeError):  # what has been read is reported all the same
+            _report(unknown, paths)
+            raise
+        _report(unknown, paths)
+
+
+def _report(unknown: "UnknownWords", paths: list[Path]) -> None:
+    """Warn of unknown words in the text scored so far."""
+    from ptb_lm.corpus.reading import name_of
+
+    name = name_of(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
+    if warning := unknown.message(name):
+        say(warning)
 
 
 def _require_no_models(checkpoint: Path, files: Iterable[Path]) -> None:

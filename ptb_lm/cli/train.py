@@ -108,6 +108,7 @@ def train(
         require_log(log)
 
     with StopFlag() as stop:
+        from ptb_lm.corpus.findings import announced, corpus_findings
         from ptb_lm.evaluation.evaluate import score_finished_run
         from ptb_lm.report.summary import run_summary
         from ptb_lm.training.environment import settled
@@ -127,6 +128,8 @@ def train(
             if run.finished and world.is_first:
                 rest = "there is nothing to do" if run.is_scored else "scoring it"
                 say(f"{folder}: finished already; {rest}.")
+            if run.step == 0 and world.is_first:  # a signal waits for a step that can be saved
+                announced(corpus_findings(run.corpus))
             logs = log is not None and world.is_first
             with events_follow_metrics(run.folder, targets) if logs else nullcontext():
                 train_run(run, stop, max_steps)

@@ -14,8 +14,16 @@ from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
 
 
-def training_columns(tokens: TokenIds, batch_size: int, unrolled_steps: int) -> Tensor:
+def training_columns(
+    tokens: TokenIds, batch_size: int, unrolled_steps: int, name: str = "training text"
+) -> Tensor:
     """Cut a stream into B contiguous columns; the N mod B tokens of its end are left out.
+
+    Args:
+        tokens: (N,).
+        batch_size: B.
+        unrolled_steps: T.
+        name: what to call the text in a message.
 
     Returns:
         int32 of shape (N // B, B), a view of the stream: column b reads downwards as the b-th part
@@ -27,8 +35,9 @@ def training_columns(tokens: TokenIds, batch_size: int, unrolled_steps: int) -> 
     least = batch_size * (unrolled_steps + 1)
     if len(tokens) < least:
         raise InputError(
-            f"the training text has {len(tokens):,} tokens; batch_size {batch_size} and "
-            f"unrolled_steps {unrolled_steps} need at least {least:,}; lower one of the two"
+            f"{name} has {len(tokens):,} tokens; training.batch_size {batch_size} and "
+            f"training.unrolled_steps {unrolled_steps} need at least {least:,}; lower one of the "
+            "two, or give more text"
         )
     length = len(tokens) // batch_size
     return torch.from_numpy(tokens[: length * batch_size]).view(batch_size, length).t()
@@ -63,12 +72,21 @@ def widened(tokens: Tensor) -> Tensor:
     return tokens.to(torch.int64, memory_format=torch.contiguous_format)
 
 
-def require_columns(tokens: int, streams: int) -> None:
-    """Raise InputError if a text is too short to be cut into this many columns."""
+def require_columns(
+    tokens: int, streams: int, name: str = "the text to evaluate", remedy: str = "give more text"
+) -> None:
+    """Raise InputError if a text is too short to be cut into this many columns.
+
+    Args:
+        tokens: N.
+        streams: B.
+        name: what to call the text.
+        remedy: what the caller's user can do.
+    """
     if tokens < streams + 1:
         raise InputError(
-            f"the text to evaluate has {tokens:,} tokens; {streams} columns need at least "
-            f"{streams + 1:,}; lower batch_size or give more text"
+            f"{name} has {tokens:,} tokens; {streams} columns need at least {streams + 1:,}; "
+            f"{remedy}"
         )
 
 

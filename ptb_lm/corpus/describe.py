@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ptb_lm.corpus.findings import announced, corpus_findings
 from ptb_lm.corpus.load import load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder
 from ptb_lm.corpus.splits import BUILT_IN, split_file
@@ -26,7 +27,8 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
 
     Returns:
         ``name``, ``place``, ``types``, ``vocabulary_sha256`` and for each split that there is
-        ``tokens``, ``sentences``, ``unknown_share`` and the ``sha256`` of its file.
+        ``tokens``, ``sentences``, ``unknown_share`` and the ``sha256`` of its file; and
+        ``warnings``, see :class:`~ptb_lm.corpus.findings.Finding`, which are logged too.
 
     Raises:
         InputError: the corpus is not there or not right.
@@ -54,6 +56,7 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
         "types": len(vocabulary),
         "vocabulary_sha256": vocabulary.sha256,
         "splits": splits,
+        "warnings": announced(corpus_findings(corpus, stop)),
     }
 
 

@@ -4,18 +4,20 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from ptb_lm.corpus.download import fetch_ptb
+from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder, read_ptb
 from ptb_lm.corpus.reading import PART_BYTES, read_words, require_readable
-from ptb_lm.corpus.splits import BUILT_IN, split_file, splits_in
+from ptb_lm.corpus.splits import BUILT_IN, files_like, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
-from ptb_lm.corpus.text import decoded, words_of
-from ptb_lm.corpus.tokens import TokenIds, parts_of
+from ptb_lm.corpus.text import UNK, decoded, words_of
+from ptb_lm.corpus.tokens import TokenIds, count_token, parts_of
+from ptb_lm.corpus.unknown import UnknownWords
 from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
 from ptb_lm.paths import named_user_path, user_path
@@ -32,11 +34,21 @@ class Corpus:
         name: ``ptb``, ``synthetic`` or the folder it came from.
         splits: int32 word indices of shape (N,) for each of train, valid and, where there is one,
             test.
+        unknown: the words of each split that the vocabulary lacks.
+        oddities: characters of each split that its words do not show; none of a built-in corpus.
     """
 
     name: str
     vocabulary: Vocabulary
     splits: dict[str, TokenIds]
+    unknown: dict[str, UnknownWords] = field(default_factory=dict)
+    oddities: dict[str, Oddities] = field(default_factory=dict)
+
+    def place(self, split: str) -> str:
+        """Return the file of a split, or of a built-in corpus its name and the split."""
+        if self.name in BUILT_IN:
+            return f"{self.name} {split}"
+        return str(split_file(Path(self.name), split))
 
     @cached_property
     def sha256(self) -> str:
@@ -82,6 +94,7 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
         Stopped: a signal came while it was fetched, or while a folder was read.
     """
     require_corpus(name)
+    oddities: dict[str, Oddities] = {}
     if name == "ptb":
         words = _ptb_words(data_dir, stop)
     elif name == "synthetic":
@@ -90,11 +103,33 @@ def load_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> Corpus:
         folder = named_user_path(name)
         _require_own_text(folder)
         files = {split: split_file(folder, split) for split in splits_in(folder)}
-        require_readable(files.values())
-        words = {split: read_words(file, stop) for split, file in files.items()}
+        _require_files(folder, files)
+        oddities = {split: Oddities() for split in files}
+        words = {
+            split: read_words(file, stop, seen=oddities[split].see) for split, file in files.items()
+        }
     vocabulary, train = encode_training_text(words.pop("train"))
-    others = {split: vocabulary.encode_text(text) for split, text in words.items()}
-    return Corpus(name, vocabulary, {"train": train, **others})
+    unknown = {split: UnknownWords(vocabulary) for split in ("train", *words)}
+    unknown["train"].tokens = len(train)
+    unknown["train"].written = count_token(train, vocabulary.index[UNK])
+    others = {
+        split: vocabulary.encode_text(text, unknown[split].see) for split, text in words.items()
+    }
+    return Corpus(name, vocabulary, {"train": train, **others}, unknown, oddities)
+
+
+def _require_files(folder: Path, files: Mapping[str, Path]) -> None:
+    """Raise InputError if a split cannot be read, naming a file that seems to be it."""
+    for split, file in files.items():
+        try:
+            require_readable([file])
+        except InputError as error:
+            names = files_like(folder, split)
+            if not names or os.path.lexists(file):
+                raise
+            raise InputError(
+                f"{error}; if {names[0]} is its text, rename it to {file.name}"
+            ) from None
 
 
 def _require_own_text(folder: Path) -> None:

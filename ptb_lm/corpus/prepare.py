@@ -6,12 +6,11 @@ memory are its tokens, 4 bytes each, a byte a line, and its types.
 Shapes: N tokens of the text, L lines, V types as they are written in it, S splits.
 """
 
-import logging
 import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,19 @@ from ptb_lm.arguments import (
     require_paths,
     require_type,
 )
+from ptb_lm.corpus.findings import (
+    Finding,
+    TextFacts,
+    UnknownShare,
+    announced,
+    file_findings,
+    ordinary_words,
+    repetition_findings,
+    text_findings,
+    unknown_findings,
+)
+from ptb_lm.corpus.lines import count_blank_lines, line_hashes
+from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.reading import (
     STANDARD_INPUT,
     name_of,
@@ -41,8 +53,6 @@ from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError
 from ptb_lm.lock import place_held
 from ptb_lm.stop import NEVER, StopFlag
-
-logger = logging.getLogger(__name__)
 
 LINE_END = "\0"
 """Ends a line here: an ``<eos>`` may be a text's own, a NUL never is."""
@@ -125,6 +135,7 @@ def prepare(
     Returns:
         ``folder``, the settings, ``types`` of the vocabulary, and for each split ``lines``,
         ``tokens``, ``types`` and ``unknown_share``. ``<eos>`` counts as a token and as a type.
+        Also ``warnings``, see :class:`~ptb_lm.corpus.findings.Finding`, which are logged too.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -142,7 +153,9 @@ def prepare(
     _require_free(folder, sources, overwrite=overwrite)
     text = _Text.read(sources, preparation, stop)
     counts = text.counts(stop)
-    spelling = _spelling(text, counts[0], preparation)
+    peculiar = text_findings(text.facts(counts.sum(0)))
+    with _explained(peculiar):
+        spelling = _spelling(text, counts[0], preparation)
     description = {
         "folder": str(folder),
         **asdict(preparation),
@@ -152,12 +165,26 @@ def prepare(
             for index, split in enumerate(preparation.splits)
         },
     }
-    _require_words(description["splits"], text.name)
+    with _explained(peculiar):
+        _require_words(description["splits"], text.name)
+    found = [*peculiar, *_unknown_findings(description["splits"], preparation, peculiar)]
+    found += _repetition_findings(text, spelling, preparation, stop)
     with place_held(folder, stop) as place:
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
         with durable_folder(place, replace=overwrite) as new:
             _write(text, spelling, [split_file(new, split) for split in preparation.splits], stop)
-    return description
+    return {**description, "warnings": announced(found)}
+
+
+@contextmanager
+def _explained(peculiar: Sequence[Finding]) -> Iterator[None]:
+    """Add to an error within what is peculiar about the text, as that may be its cause."""
+    try:
+        yield
+    except InputError as error:
+        if not peculiar:
+            raise
+        raise InputError("; ".join([str(error), *(each.message for each in peculiar)])) from None
 
 
 def _require_free(folder: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
@@ -194,6 +221,7 @@ class _Text:
         tokens: these numbers, (N,), :data:`LINE_END_NUMBER` at the end of each line.
         split_of_line: uint8 (L,).
         splits: S.
+        files: the characters of each file, by its name.
     """
 
     name: str
@@ -201,6 +229,7 @@ class _Text:
     tokens: TokenIds
     split_of_line: NDArray[np.uint8]
     splits: int
+    files: dict[str, Oddities]
 
     @classmethod
     def read(cls, sources: Sequence[Path], preparation: Preparation, stop: StopFlag) -> "_Text":
@@ -212,13 +241,25 @@ class _Text:
         """
         numbers, buffer = WordIds({LINE_END: LINE_END_NUMBER}), TokenBuffer()
         lines = 0
+        files = {name_of(source): Oddities() for source in sources}
         for source in sources:
-            for words in read_words(source, stop, LINE_END):
+            for words in read_words(source, stop, LINE_END, files[name_of(source)].see):
                 buffer.append(numbers.encode(words))
                 lines += words.count(LINE_END)
         name = name_of(sources[0]) if len(sources) == 1 else f"{len(sources)} files"
-        split_of_line = _draw(lines, preparation, name, stop)
-        return cls(name, list(numbers), buffer.joined(), split_of_line, len(preparation.splits))
+        with _explained([each for file in files.items() for each in file_findings(*file)]):
+            split_of_line = _draw(lines, preparation, name, stop)
+        tokens, splits = buffer.joined(), len(preparation.splits)
+        return cls(name, list(numbers), tokens, split_of_line, splits, files)
+
+    def facts(self, counts: NDArray[np.int64]) -> TextFacts:
+        """Return what is known of the text as a whole, given how often it has each type, (V,)."""
+        index = {word: number for number, word in enumerate(self.words)}
+        lines, blank = len(self.split_of_line), count_blank_lines(self.tokens, LINE_END_NUMBER)
+        of_words = counts.copy()
+        of_words[LINE_END_NUMBER] = 0
+        written = int(of_words[index[EOS]]) if EOS in index else 0
+        return TextFacts(self.name, index, of_words, lines, blank, written, self.files)
 
     def parts(self, stop: StopFlag) -> Iterator[tuple[int, TokenIds]]:
         """Yield the text in order, part by part, each with the number of its split."""
@@ -296,9 +337,11 @@ def _spelling(text: _Text, trained: NDArray[np.int64], preparation: Preparation)
         kept = {*by_frequency[: preparation.max_vocab - 2]}
     if not kept:
         most = max(counts.values(), default=0)
+        # With --min-count 1 the training text would have no <unk>.
+        remedy = "lower it, or give more text" if most > 1 else "give more text"
         raise InputError(
             f"{text.name}: --min-count {preparation.min_count} leaves no word, as the most "
-            f"frequent comes {most:,} times in the training lines; lower it, or give more text"
+            f"frequent comes {most:,} times in the training lines; {remedy}"
         )
     kept |= NEVER_REPLACED
     return [EOS if word == LINE_END else word if word in kept else UNK for word in words]
@@ -318,20 +361,55 @@ def _described(spelling: Sequence[str], counts: NDArray[np.int64]) -> dict[str, 
 
 
 def _require_words(splits: Mapping[str, dict[str, Any]], name: str) -> None:
-    """Raise InputError if a split has empty lines alone; warn where ``<unk>`` cannot be learned."""
+    """Raise InputError if a split has empty lines alone."""
     for split, facts in splits.items():
         if facts["types"] == 1:  # which is <eos>
             raise InputError(
                 f"{name}: no word in the {facts['lines']:,} lines drawn for {split}; give more "
                 "text, a larger share, or another --seed"
             )
-    unknown = [split for split, facts in splits.items() if facts["unknown_share"]]
-    if unknown and "train" not in unknown:
-        logger.warning(
-            "%s has no %s, so that a model cannot learn how likely it is in %s; --min-count 2 or "
-            "more makes some",
-            *("train", UNK, " and ".join(unknown)),
-        )
+
+
+def _unknown_findings(
+    splits: Mapping[str, dict[str, Any]], preparation: Preparation, peculiar: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Find too much or too little ``<unk>``, with the option that changes it."""
+    shares = {
+        split: UnknownShare(round(facts["unknown_share"] * facts["tokens"]), facts["tokens"])
+        for split, facts in splits.items()
+    }
+    # --min-count 2 is not to be lowered: with 1 there would be no <unk> to learn from.
+    options = [
+        *(["raise --max-vocab"] if preparation.max_vocab is not None else []),
+        *(["lower --min-count"] if preparation.min_count > 2 else []),
+        *([] if preparation.lower else ["use --lower"]),
+    ]
+    return unknown_findings(
+        shares,
+        has_spaces=all(finding.kind != "no-spaces" for finding in peculiar),
+        without="--min-count 2 or more makes some",
+        too_many=" or ".join(["give more text", *options]),
+    )
+
+
+def _repetition_findings(
+    text: _Text, spelling: Sequence[str], preparation: Preparation, stop: StopFlag
+) -> Iterator[Finding]:
+    """Find lines that stand in several splits as they are written there."""
+    numbers = WordIds({LINE_END: LINE_END_NUMBER})
+    written = numbers.encode([LINE_END, *spelling[1:]])  # an <eos> in a line does not end it
+
+    def parts() -> Iterator[TokenIds]:
+        for part in parts_of(text.tokens):
+            stop.check()
+            yield written[part]
+
+    hashes = np.concatenate([*line_hashes(parts(), LINE_END_NUMBER, ordinary_words(numbers))])
+    drawn = {
+        split: hashes[text.split_of_line == index] for index, split in enumerate(preparation.splits)
+    }
+    train = drawn.pop("train")
+    return repetition_findings(drawn, train)
 
 
 def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: StopFlag) -> None:

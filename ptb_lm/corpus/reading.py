@@ -1,5 +1,9 @@
-"""Text files to words, a part at a time: in memory is what is being split, and nothing else."""
+"""Text files to words, a part at a time: in memory is what is being split, and nothing else.
 
+A text may be compressed, see :mod:`ptb_lm.corpus.unpack`.
+"""
+
+import io
 import os
 import stat
 import sys
@@ -8,11 +12,12 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from ptb_lm.corpus.text import EOS, decoded, words_of
+from ptb_lm.corpus.unpack import unpacked
 from ptb_lm.errors import InputError
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -31,14 +36,22 @@ tqdm.monitor_interval = 0  # no thread beside ours
 
 STANDARD_INPUT = Path("-")
 
+T = TypeVar("T")
 
-def read_words(path: Path, stop: StopFlag = NEVER, line_end: str = EOS) -> Iterator[list[str]]:
+
+def read_words(
+    path: Path,
+    stop: StopFlag = NEVER,
+    line_end: str = EOS,
+    seen: Callable[[str], None] | None = None,
+) -> Iterator[list[str]]:
     """Read a text file into words, with a bar where standard error is a terminal.
 
     Args:
         path: of the file; ``-`` is standard input. It is read once, so that a pipe will do.
         stop: checked before each part, and ends the wait for one.
         line_end: what a line is ended with, see :func:`~ptb_lm.corpus.text.words_of`.
+        seen: called with each part of the text before it is split.
 
     Yields:
         lists of some thousands of words.
@@ -49,11 +62,18 @@ def read_words(path: Path, stop: StopFlag = NEVER, line_end: str = EOS) -> Itera
     """
     name = name_of(path)
     has_words = False
-    for words in words_of(decoded(_parts_of(path, stop), name), line_end):
+    parts = decoded(_parts_of(path, stop), name)
+    for words in words_of(parts if seen is None else _shown(parts, seen), line_end, name):
         has_words = has_words or any(word not in (EOS, line_end) for word in words)
         yield words
     if not has_words:
         raise InputError(f"{name}: no word in it")
+
+
+def _shown(parts: Iterable[str], seen: Callable[[str], None]) -> Iterator[str]:
+    for part in parts:
+        seen(part)
+        yield part
 
 
 def name_of(path: Path) -> str:
@@ -63,16 +83,16 @@ def name_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path, stop: StopFlag = NEVER) -> Iterator[IO[bytes]]:
-    """Open a file to read lines from; ``-`` is standard input.
+    """Open a text, compressed or not, to read from; ``-`` is standard input.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is an archive.
         Stopped: a signal came while a pipe waited for its writer.
     """
     if path == STANDARD_INPUT:
         if sys.stdin is None:
             raise InputError("standard input is closed; name a file")
-        yield sys.stdin.buffer
+        yield _unpacked(sys.stdin.buffer, path, stop)
         return
     try:
         with stop.while_waiting():
@@ -80,7 +100,12 @@ def opened(path: Path, stop: StopFlag = NEVER) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     with file:
-        yield file
+        yield _unpacked(file, path, stop)
+
+
+def _unpacked(file: IO[bytes], path: Path, stop: StopFlag) -> IO[bytes]:
+    name = name_of(path)
+    return _read(partial(unpacked, file, name), name, stop)
 
 
 def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[str]:
@@ -150,7 +175,7 @@ def _parts_of(path: Path, stop: StopFlag) -> Iterator[bytes]:
             bar.update(len(part))
 
 
-def _read(read: Callable[[], bytes], name: str, stop: StopFlag) -> bytes:
+def _read(read: Callable[[], T], name: str, stop: StopFlag) -> T:
     """Read from a file, and hear a signal while it is waited for."""
     try:
         with stop.while_waiting():
@@ -160,8 +185,11 @@ def _read(read: Callable[[], bytes], name: str, stop: StopFlag) -> bytes:
 
 
 def _size(file: IO[bytes]) -> int | None:
-    """Return how many bytes a file has; of a pipe nobody knows."""
-    status = os.fstat(file.fileno())
+    """Return how many bytes a file has; of a pipe or a compressed text nobody knows."""
+    try:
+        status = os.fstat(file.fileno())
+    except io.UnsupportedOperation:
+        return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 

@@ -20,25 +20,41 @@ from ptb_lm.errors import InputError
 EOS = "<eos>"
 UNK = "<unk>"
 BYTE_ORDER_MARK = "\ufeff"
+LONGEST_WORD = 1 << 24
+"""How many characters a word may have, so that a file without white space cannot fill memory."""
 
 
-def words_of(parts: Iterable[str], line_end: str = EOS) -> Iterator[list[str]]:
+def words_of(
+    parts: Iterable[str], line_end: str = EOS, name: str = "the text"
+) -> Iterator[list[str]]:
     """Yield the words of a text, each line ended with ``<eos>``, whether the last is or not.
 
     Args:
         parts: the text, cut anywhere; no part is empty.
         line_end: what a line is ended with instead.
+        name: what to call the text in a message.
 
     Yields:
         the words, list by list; about as many as a part has.
+
+    Raises:
+        InputError: a word is longer than any text has.
     """
     pieces: list[str] = []  # of a word that goes on in the next part
+    length = 0  # of these pieces
     last = "\n"
     for part in parts:
         last = part[-1]
         if part.split(None, 1) == [part]:  # all of it is within one word
             pieces.append(part)
+            length += len(part)
+            if length > LONGEST_WORD:
+                raise InputError(
+                    f"{name}: {LONGEST_WORD:,} characters without white space; expected a text, "
+                    "whose words are separated by spaces"
+                )
             continue
+        length = 0
         words = "".join([*pieces, part]).replace("\n", f" {line_end} ").split()
         pieces = [] if last.isspace() else [words.pop()]
         yield words

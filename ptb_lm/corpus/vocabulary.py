@@ -1,7 +1,7 @@
 """Words to indices and back."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
 
@@ -58,11 +58,23 @@ class Vocabulary:
         indices = map(self.index.get, words, repeat(self.index[UNK]))
         return np.fromiter(indices, np.int32, len(words))
 
-    def encode_text(self, batches: Iterable[Sequence[str]]) -> TokenIds:
-        """Map a text that comes as lists of words likewise, in memory 4 bytes a token."""
+    def encode_text(
+        self,
+        batches: Iterable[Sequence[str]],
+        seen: Callable[[Sequence[str], TokenIds], None] | None = None,
+    ) -> TokenIds:
+        """Map a text to indices, in memory 4 bytes a token.
+
+        Args:
+            batches: the text as lists of words.
+            seen: called with each list and its indices.
+        """
         tokens = TokenBuffer()
         for words in batches:
-            tokens.append(self.encode(words))
+            ids = self.encode(words)
+            if seen is not None:
+                seen(words, ids)
+            tokens.append(ids)
         return tokens.joined()
 
     def decode(self, ids: Iterable[int]) -> list[str]:

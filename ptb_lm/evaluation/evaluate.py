@@ -3,13 +3,14 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ptb_lm.arguments import require_path, require_type
 from ptb_lm.config import Config
+from ptb_lm.corpus.batching import require_columns
 from ptb_lm.corpus.load import data_directory, require_corpus
 from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.corpus.text import from_command_line
@@ -29,7 +30,7 @@ from ptb_lm.evaluation.scores import (
     require_figure,
     text_sha256,
 )
-from ptb_lm.evaluation.texts import tokens_of_file, tokens_of_split
+from ptb_lm.evaluation.texts import EncodedText, encoded_file, encoded_split
 from ptb_lm.evaluation.trained import (
     TrainedModel,
     load,
@@ -256,7 +257,7 @@ def evaluate(
     name = None if data is None else path_name(require_path(data, "data"))
     request = EvaluationRequest.of(split, file, protocol, name, directory, [way])
     model = _with_data(model, request)
-    return _evaluate(model, _tokens(model, request, stop), request, way, stop)
+    return _evaluate(model, _text(model, request, stop, set()), request, way, stop)
 
 
 def evaluate_checkpoints(
@@ -282,15 +283,16 @@ def evaluate_checkpoints(
         _require_one_vocabulary(paths)
     members: list[list[Scores]] = [[] for _ in ways]
     configs = []
-    tokens: TokenIds | None = None
+    text: EncodedText | None = None
+    said: set[str] = set()
     for path in paths:
         model = _with_data(load(path, device), request)
         for way in ways:
             way.scorer(model, request.data_dir)  # what it refuses is refused before a text is read
-        if tokens is None or request.text is None:  # else each has data of its own
-            tokens = _tokens(model, request, stop)
+        if text is None or request.text is None:  # else each has data of its own
+            text = _text(model, request, stop, said)
         for way, scores in zip(ways, members, strict=True):
-            scores.append(_evaluate(model, tokens, request, way, stop))
+            scores.append(_evaluate(model, text, request, way, stop))
         configs.append(model.config)
     return members, configs
 
@@ -309,17 +311,25 @@ def _with_data(model: TrainedModel, request: EvaluationRequest) -> TrainedModel:
     return model if request.data is None else model.with_data(request.data)
 
 
-def _tokens(model: TrainedModel, request: EvaluationRequest, stop: StopFlag) -> TokenIds:
-    """Return the text to score, in the model's indices."""
+def _text(
+    model: TrainedModel, request: EvaluationRequest, stop: StopFlag, said: set[str]
+) -> EncodedText:
+    """Return the text to score, and warn of unknown words unless that has been said already."""
     if request.text is not None:
-        return tokens_of_file(model.vocabulary, request.text, stop)
-    return tokens_of_split(model, request.split, request.data_dir, stop)
+        text = encoded_file(model.vocabulary, request.text, stop)
+    else:
+        text = encoded_split(model, request.split, request.data_dir, stop)
+    warning = text.unknown.message(text.name)
+    if warning is not None and warning not in said:
+        logger.warning("%s", warning)
+        said.add(warning)
+    return text
 
 
 def _evaluate(
-    model: TrainedModel, tokens: TokenIds, request: EvaluationRequest, way: Way, stop: StopFlag
+    model: TrainedModel, text: EncodedText, request: EvaluationRequest, way: Way, stop: StopFlag
 ) -> Scores:
-    scorer = way.scorer(model, request.data_dir)
+    tokens, scorer = text.tokens, way.scorer(model, request.data_dir)
     described = scored_text(
         model.vocabulary,
         tokens,
@@ -328,5 +338,8 @@ def _evaluate(
         batch_size=model.config.training.batch_size,
         way=way.title,
     )
+    remedy = "use --protocol stream, or give more text"
+    require_columns(len(tokens), described.streams, text.name, remedy)
     with model.at_work() as network:
-        return score_text(network, tokens, described, model.name, stop, scorer, way.remedy)
+        scores = score_text(network, tokens, described, model.name, stop, scorer, way.remedy)
+    return replace(scores, unknown=text.unknown.counts)

@@ -9,7 +9,7 @@ Shapes: N tokens of a text, N - 1 targets.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -69,11 +69,14 @@ class Scores:
         name: what the member is called: its checkpoint or file.
         text: what was scored.
         log_probabilities: ln p of each target in the order of the text, float32 (N - 1,).
+        unknown: of the text's ``tokens``, how many are ``not_in_vocabulary`` and so count as
+            ``<unk>``, and how many are ``written_as_unk``; None where a file does not say.
     """
 
     name: str
     text: ScoredText
     log_probabilities: NDArray[np.float32]
+    unknown: Mapping[str, int] | None = None
 
     @property
     def perplexity(self) -> float:
@@ -145,7 +148,10 @@ def average(members: Sequence[Scores]) -> Figure:
 
 
 def evaluation_json(members: Sequence[Scores]) -> dict[str, Any]:
-    """Return the object that ``eval --json`` and ``average --json`` print."""
+    """Return the object that ``eval --json`` and ``average --json`` print.
+
+    The second has no ``unknown``, as score files do not say how many words are unknown.
+    """
     text = members[0].text
     several = len(members) > 1
     return {
@@ -157,6 +163,7 @@ def evaluation_json(members: Sequence[Scores]) -> dict[str, Any]:
             for member in members
         ],
         "average": asdict(average(members)) if several else None,
+        **({} if members[0].unknown is None else {"unknown": members[0].unknown}),
     }
 
 

@@ -1,19 +1,18 @@
 """Where the tokens come from that a trained model is used on: its own data, or a file."""
 
-import logging
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ptb_lm.corpus.load import Corpus, is_corpus, load_corpus
 from ptb_lm.corpus.reading import name_of, read_words
-from ptb_lm.corpus.text import UNK
-from ptb_lm.corpus.tokens import TokenIds, count_token
+from ptb_lm.corpus.tokens import TokenIds
+from ptb_lm.corpus.unknown import UnknownWords
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.stop import StopFlag
 
-logger = logging.getLogger(__name__)
+ANOTHER = "use --text FILE to evaluate it on another text"
 
 
 def corpus_of(
@@ -61,7 +60,7 @@ def tokens_of_split(
     data_dir: Path,
     stop: StopFlag,
     *,
-    otherwise: str = "use --text FILE to evaluate it on another text",
+    otherwise: str = ANOTHER,
 ) -> TokenIds:
     """Return a split of the data that a model was trained on, in its indices.
 
@@ -79,38 +78,44 @@ def tokens_of_split(
         PtbLmError: the Penn Treebank is not here and could not be fetched.
         Stopped: a signal came.
     """
+    return encoded_split(model, split, data_dir, stop, otherwise=otherwise).tokens
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text to score.
+
+    Attributes:
+        name: its file, or the name of the corpus and the split.
+        tokens: (N,).
+        unknown: which of its words the vocabulary lacks.
+    """
+
+    name: str
+    tokens: TokenIds
+    unknown: UnknownWords
+
+
+def encoded_split(
+    model: TrainedModel, split: str, data_dir: Path, stop: StopFlag, *, otherwise: str = ANOTHER
+) -> EncodedText:
+    """Do what :func:`tokens_of_split` does, and say which words the vocabulary lacks."""
     corpus = corpus_of(model, data_dir, stop, otherwise=otherwise)
     if split not in corpus.splits:
         raise InputError(
             f"{model.name}: the folder {corpus.name} that it was trained on has no {split}.txt; "
             "use --split valid, or --text FILE"
         )
-    return corpus.splits[split]
+    return EncodedText(corpus.place(split), corpus.splits[split], corpus.unknown[split])
 
 
-def tokens_of_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> TokenIds:
-    """Return a text of the user's; a warning says how much of it the vocabulary lacks.
+def encoded_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> EncodedText:
+    """Return a text of the user's, and which of its words the vocabulary lacks.
 
     Raises:
         InputError: it cannot be read.
         Stopped: a signal came.
     """
-    written = 0  # <unk> that the file has itself
-
-    def words_of_file() -> Iterator[list[str]]:
-        nonlocal written
-        for words in read_words(path, stop):
-            written += words.count(UNK)
-            yield words
-
-    tokens = vocabulary.encode_text(words_of_file())
-    unknown = count_token(tokens, vocabulary.index[UNK]) - written
-    if unknown:
-        logger.warning(
-            "%s: %s of %s tokens (%.1f %%) are not in the vocabulary and count as <unk>",
-            name_of(path),
-            f"{unknown:,}",
-            f"{len(tokens):,}",
-            100 * unknown / len(tokens),
-        )
-    return tokens
+    unknown = UnknownWords(vocabulary)
+    tokens = vocabulary.encode_text(read_words(path, stop), unknown.see)
+    return EncodedText(name_of(path), tokens, unknown)

@@ -91,8 +91,18 @@ def open_run(
 def new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.device) -> Run:
     """Build a run at its beginning; nothing is written."""
     training = config.training
-    columns = training_columns(corpus.splits["train"], training.batch_size, training.unrolled_steps)
-    require_columns(len(corpus.splits["valid"]), training.batch_size)
+    columns = training_columns(
+        corpus.splits["train"],
+        training.batch_size,
+        training.unrolled_steps,
+        f"{corpus.place('train')}: the training text",
+    )
+    require_columns(
+        len(corpus.splits["valid"]),
+        training.batch_size,
+        f"{corpus.place('valid')}: the validation text",
+        "lower training.batch_size, or give more text",
+    )
     torch.manual_seed(config.run.seed)
     # Drawn on the CPU, so that a seed gives the same weights on every device.
     network = LanguageModel(config.model, len(corpus.vocabulary), config.run.precision)
