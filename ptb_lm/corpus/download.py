@@ -28,7 +28,7 @@ from ptb_lm.durable import (
     remove_partial_files,
 )
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.lock import place_held
+from ptb_lm.lock import place_held, place_lock
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def _from_archive(path: Path, origin: str) -> Contents:
 
 def _tidy(folder: Path, stop: StopFlag) -> None:
     """Remove what a fetch that was killed at its very end has left beside the whole corpus."""
-    if leftovers(folder):
+    if leftovers(folder) or place_lock(folder).is_file():
         with place_held(folder, stop) as place:
             put_right(place)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import Group
+from ptb_lm.training.metrics import number_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,9 @@ TRAIN_COLOUR, VALID_COLOUR, PUBLISHED_COLOUR = "#d55e00", "#0072b2", "#767676"
 INCHES = (8.0, 6.4)
 DOTS_PER_INCH = 150
 """1200 pixels wide."""
+
+LARGEST_PLOTTED = 1e100
+"""Beyond it, sums of figures and the limits of an axis would overflow."""
 
 MOST_DOTS = 20
 """Of more epochs they would hide the seeds."""
@@ -76,16 +80,15 @@ class Curve:
         """Read a run's curve; empty before its first epoch has ended."""
         lines = run.epochs
         columns = [
-            [_number(line[key]) if key in line else math.nan for line in lines]
+            [_plottable(number_in(line, key)) for line in lines]
             for key in ("train/perplexity", "valid/perplexity", "lr")
         ]
         return cls([line["epoch"] for line in lines], *columns)
 
 
-def _number(value: object) -> float:
+def _plottable(value: float) -> float:
     """Return a figure that a logarithmic axis can show, else NaN."""
-    is_number = isinstance(value, int | float) and 0 < value < math.inf
-    return float(value) if is_number else math.nan  # type: ignore[arg-type]
+    return value if 0 < value < LARGEST_PLOTTED else math.nan
 
 
 def has_curve(group: Group) -> bool:

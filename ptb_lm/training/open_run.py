@@ -125,6 +125,8 @@ def _take_up(run: Run) -> Config:
         raise DamagedFileError(where, "damaged: it stands beyond the end of an epoch")
     if state.epochs_done < run.config.training.epochs:
         folder.require_space(_checkpoint_bytes(run))
+    # Only here is the call accepted; all that may refuse it stands above.
+    folder.tidy()
     if damage is not None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()

@@ -9,8 +9,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ptb_lm.training.elapsed import clock
+from ptb_lm.training.metrics import Record
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import Record
 
 logger = logging.getLogger(__name__)
 
