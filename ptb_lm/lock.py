@@ -164,8 +164,9 @@ class _Lock:
         path: its name.
         descriptor: open for reading and writing.
         is_new: whether it was missing before.
-        before: its content before, and
-        times: when it was read and written last, in ns.
+        before: its content before.
+        times: when it was read and written last before, in ns.
+        folder_times: the same of its folder.
     """
 
     path: Path
@@ -173,6 +174,7 @@ class _Lock:
     is_new: bool
     before: bytes
     times: tuple[int, int]
+    folder_times: tuple[int, int]
 
     def restore(self) -> None:
         """Leave the file as it was; one that is new is removed."""
@@ -183,6 +185,7 @@ class _Lock:
                 os.utime(self.descriptor, ns=self.times)
             elif _is_at(self.path, os.fstat(self.descriptor)):
                 self.path.unlink()
+                os.utime(self.path.parent, ns=self.folder_times)
 
 
 def _taken(path: Path, mode: int, *, own: bool = False) -> _Lock | None:
@@ -194,6 +197,7 @@ def _taken(path: Path, mode: int, *, own: bool = False) -> _Lock | None:
         own: whether it must be this user's.
     """
     while True:
+        folder_times = _times(path.parent.stat())
         descriptor, is_new = _opened(path, mode)
         keep = False
         try:
@@ -213,11 +217,14 @@ def _taken(path: Path, mode: int, *, own: bool = False) -> _Lock | None:
                 with suppress(OSError):  # for `holder` to ask about
                     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
                 keep = True
-                times = facts.st_atime_ns, facts.st_mtime_ns
-                return _Lock(path, descriptor, is_new, before, times)
+                return _Lock(path, descriptor, is_new, before, _times(facts), folder_times)
         finally:
             if not keep:
                 os.close(descriptor)
+
+
+def _times(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_atime_ns, facts.st_mtime_ns
 
 
 def _opened(path: Path, mode: int) -> tuple[int, bool]:

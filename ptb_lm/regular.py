@@ -7,10 +7,12 @@ people keep checkpoints on another disk.
 
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from ptb_lm.errors import InputError
+
+_BUFFER_BYTES = 1 << 18
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -33,7 +35,7 @@ def open_regular(path: Path) -> BufferedReader:
     except NotRegularError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb")
+    return BufferedReader(FileIO(descriptor), _BUFFER_BYTES)
 
 
 def read_small(path: Path, limit: int) -> bytes:

@@ -26,9 +26,6 @@ INCHES = (8.0, 6.4)
 DOTS_PER_INCH = 150
 """1200 pixels wide."""
 
-LARGEST_PLOTTED = 1e100
-"""Beyond it, sums of figures and the limits of an axis would overflow."""
-
 MOST_DOTS = 20
 """Of more epochs they would hide the seeds."""
 
@@ -88,7 +85,7 @@ class Curve:
 
 def _plottable(value: float) -> float:
     """Return a figure that a logarithmic axis can show, else NaN."""
-    return value if 0 < value < LARGEST_PLOTTED else math.nan
+    return value if value > 0 else math.nan
 
 
 def has_curve(group: Group) -> bool:

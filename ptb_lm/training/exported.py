@@ -13,6 +13,7 @@ Reading and writing need safetensors, an extra, which is imported where it is us
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from ptb_lm.config import Config, PositiveInt, validated
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
+from ptb_lm.model.network import weight_shapes
 from ptb_lm.regular import open_regular
 from ptb_lm.strict_json import to_json
 from ptb_lm.training.checkpoint import Checkpoint, require_precision, require_weights
@@ -210,6 +212,8 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
         # and of any name: safetensors takes none that is not UTF-8.
         descriptor = Path(f"/proc/self/fd/{file.fileno()}")
         try:
+            if os.fstat(file.fileno()).st_size > _most_weights_bytes(content):
+                raise ValueError(f"it is too large for those of {CONFIG}")
             if int.from_bytes(file.read(8), "little") > _MOST_DESCRIPTION_BYTES:
                 raise ValueError("its header is too long")
             weights = load_file(descriptor if descriptor.exists() else path)
@@ -223,6 +227,12 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
         if hashlib.file_digest(file, "sha256").hexdigest() != content.weights_sha256:
             raise DamagedFileError(path, f"damaged: not the weights whose sha256 {CONFIG} has")
     return weights
+
+
+def _most_weights_bytes(content: ExportedConfig) -> int:
+    """Return how large the file of the weights may be: in float64, with a header."""
+    shapes = weight_shapes(content.model, content.vocabulary_size).values()
+    return 8 * sum(math.prod(shape) for shape in shapes) + _MOST_DESCRIPTION_BYTES
 
 
 @contextmanager

@@ -24,6 +24,9 @@ Record = dict[str, Any]
 KEYS = ("step", "epoch")
 """Every line has these."""
 
+LARGEST_FIGURE = 1e100
+"""What is beyond it is no figure of a run, and sums and ratios of such would overflow."""
+
 LONGEST_LINE = 1 << 16
 """Bytes; ours have about 200."""
 
@@ -31,8 +34,10 @@ LONGEST_LINE = 1 << 16
 def metrics_record(line: bytes) -> Record | None:
     """Read a line of the metrics; None if it is not a whole one.
 
-    A value that is no finite number, as after a divergence, becomes None.
+    A value that is no number below :data:`LARGEST_FIGURE`, as after a divergence, becomes None.
     """
+    if not line.lstrip().startswith(b"{"):
+        return None
     try:
         record = json.loads(line.decode(errors="replace"))
     except (ValueError, RecursionError):
@@ -50,7 +55,9 @@ def _number(value: object) -> float | None:
         number = float(value)
     except OverflowError:  # an integer beyond the largest float
         return None
-    return number if math.isfinite(number) else None
+    if not abs(number) < LARGEST_FIGURE:  # NaN neither
+        return None
+    return number if abs(number) > 1 / LARGEST_FIGURE else 0.0
 
 
 def number_in(record: Record, key: str) -> float:

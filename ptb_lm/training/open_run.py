@@ -61,7 +61,7 @@ def open_run(
             folder.require_usable(resume=resume, overwrite=overwrite)
             if resume and folder.resumable:
                 environments = folder.read_environments()
-                made = _take_up(run)
+                made = _take_up(run, stop)
                 if run.finished:  # it stays recorded how it was made; its data may lie elsewhere
                     config = made.with_options(data=config.run.data)
             else:
@@ -109,7 +109,7 @@ def _checkpoint_bytes(run: Run) -> int:
     return 4 * (parameter_count(run.network) + hidden) + words + 100_000
 
 
-def _take_up(run: Run) -> Config:
+def _take_up(run: Run, stop: StopFlag) -> Config:
     """Put a run where its last checkpoint stood, or the one before it where that is damaged.
 
     Returns:
@@ -137,7 +137,8 @@ def _take_up(run: Run) -> Config:
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
-    folder.forget_metrics_after(run.step, state.epochs_done)
+    with stop.while_waiting():  # metrics may have any length
+        folder.forget_metrics_after(run.step, state.epochs_done)
     if not run.finished:
         logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
     return checkpoint.config

@@ -159,11 +159,14 @@ class _SealingFile:
 def _require_seal(file: IO[bytes]) -> None:
     """Raise ValueError if the bytes of a file are not those it was sealed with."""
     unread = os.fstat(file.fileno()).st_size - _SEAL_BYTES
-    if unread < 0:  # also of files of /proc, which have any number of bytes
-        raise ValueError("size")
+    file.seek(max(0, unread))
+    seal = file.read(_SEAL_BYTES)
+    if not seal.startswith(_SEAL):  # known before gigabytes of something else are read
+        raise ValueError("seal")
+    file.seek(0)
     digest = hashlib.sha256()
     while unread > 0 and (chunk := file.read(min(unread, _CHUNK_BYTES))):
         digest.update(chunk)
         unread -= len(chunk)
-    if file.read(_SEAL_BYTES) != _SEAL + digest.hexdigest().encode():
+    if seal != _SEAL + digest.hexdigest().encode():
         raise ValueError("seal")
