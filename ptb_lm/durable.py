@@ -78,14 +78,17 @@ def added_to(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_end(path: Path) -> IO[bytes]:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(path, flags, 0o666), "ab")
+    file = open(path, "ab", opener=_open_no_link)
     try:
         require_regular(os.fstat(file.fileno()), path)
     except InputError:
         file.close()
         raise
     return file
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager

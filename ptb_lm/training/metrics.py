@@ -27,6 +27,9 @@ KEYS = ("step", "epoch")
 LARGEST_FIGURE = 1e100
 """What is beyond it is no figure of a run, and sums and ratios of such would overflow."""
 
+LEAST_PERPLEXITY = 0.9
+"""None is below 1, apart from rounding; ratios to one of 0 would not be numbers."""
+
 LONGEST_LINE = 1 << 16
 """Bytes; ours have about 200."""
 
@@ -45,7 +48,14 @@ def metrics_record(line: bytes) -> Record | None:
     values = [record.get(key) for key in KEYS] if isinstance(record, dict) else [None]
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
         return None
-    return {key: value if key in KEYS else _number(value) for key, value in record.items()}
+    return {key: value if key in KEYS else _figure(key, value) for key, value in record.items()}
+
+
+def _figure(key: str, value: object) -> float | None:
+    number = _number(value)
+    if number is not None and key.endswith("perplexity") and number < LEAST_PERPLEXITY:
+        return None
+    return number
 
 
 def _number(value: object) -> float | None:

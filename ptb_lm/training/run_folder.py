@@ -332,4 +332,5 @@ def _has_content(path: Path, content: bytes) -> bool:
 
 def _plain(value: object) -> object:
     """Return a value of an environment, None for one of no kind that ours have."""
-    return value if isinstance(value, str | int | float) else None
+    is_plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else None
