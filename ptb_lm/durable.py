@@ -67,24 +67,21 @@ def added_to(path: Path) -> Iterator[IO[bytes]]:
         PtbLmError: it could not be copied.
         OSError: it could not be opened.
     """
-    file = _open_end(path)
-    if os.fstat(file.fileno()).st_nlink > 1:
-        file.close()
-        with open_regular(path) as shared, durable_file(path) as copy:
-            shutil.copyfileobj(shared, copy)
-        file = _open_end(path)
-    with file:
+    with _opened_at_end(path) as file:
+        if os.fstat(file.fileno()).st_nlink <= 1:
+            yield file
+            return
+    with open_regular(path) as shared, durable_file(path) as copy:
+        shutil.copyfileobj(shared, copy)
+    with _opened_at_end(path) as file:
         yield file
 
 
-def _open_end(path: Path) -> IO[bytes]:
-    file = open(path, "ab", opener=_open_no_link)
-    try:
+@contextmanager
+def _opened_at_end(path: Path) -> Iterator[IO[bytes]]:
+    with open(path, "ab", opener=_open_no_link) as file:
         require_regular(os.fstat(file.fileno()), path)
-    except InputError:
-        file.close()
-        raise
-    return file
+        yield file
 
 
 def _open_no_link(path: str, flags: int) -> int:
