@@ -30,9 +30,13 @@ from pydantic import (
 
 from ptb_lm.errors import InputError
 from ptb_lm.paths import named_path, named_user_path, path_name, path_text, user_path
+from ptb_lm.regular import read_small
 
 FLOAT32_MAX = 3.4e38
 LONGEST_SHOWN = 200
+
+LARGEST_FILE = 1 << 20
+"""Bytes of a config; ours have about 1,000."""
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, le=FLOAT32_MAX, allow_inf_nan=False)]
@@ -380,14 +384,17 @@ def recipe_of(config: Config) -> Recipe:
 
 def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
     """Return a file's sections, the config's name, and what to call the file in a message."""
-    if name_or_file in preset_names():
-        source: Traversable = presets_folder() / f"{name_or_file}.toml"
-    else:
-        source = user_path(name_or_file)
-        if not os.path.isfile(source):  # noqa: PTH113 - Path's raises of too long a name
+    is_preset, path = name_or_file in preset_names(), Path(name_or_file)
+    if not is_preset:
+        path = user_path(name_or_file)
+        if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of too long a name
             raise InputError(_no_such_config(name_or_file))
     try:
-        table = tomllib.loads(source.read_bytes().decode("utf-8-sig"))
+        if is_preset:
+            data = (presets_folder() / f"{name_or_file}.toml").read_bytes()
+        else:
+            data = read_small(path, LARGEST_FILE)
+        table = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{name_or_file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

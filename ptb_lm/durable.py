@@ -4,6 +4,7 @@ import errno
 import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ptb_lm.errors import InputError, PtbLmError
+from ptb_lm.regular import open_regular, require_regular
 
 PARTIAL = ".partial"
 """The end of the name of a file that is not yet in its place."""
@@ -37,7 +39,7 @@ def durable_file(
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     assurance = still_stands(path)
     try:
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             yield file
             _flush(file)
         if prove is not None:
@@ -51,6 +53,39 @@ def durable_file(
     finally:
         with suppress(OSError):  # it is in place already, or its folder is none
             temporary.unlink()
+
+
+@contextmanager
+def added_to(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write at its end, and nowhere else; it is made if it is missing.
+
+    A symbolic link is not followed, and a file that has further names, as in a copy of a folder
+    made of hard links, is first replaced by a copy of its own.
+
+    Raises:
+        InputError: it is no regular file.
+        PtbLmError: it could not be copied.
+        OSError: it could not be opened.
+    """
+    with _opened_at_end(path) as file:
+        if os.fstat(file.fileno()).st_nlink <= 1:
+            yield file
+            return
+    with open_regular(path) as shared, durable_file(path) as copy:
+        shutil.copyfileobj(shared, copy)
+    with _opened_at_end(path) as file:
+        yield file
+
+
+@contextmanager
+def _opened_at_end(path: Path) -> Iterator[IO[bytes]]:
+    with open(path, "ab", opener=_open_no_link) as file:
+        require_regular(os.fstat(file.fileno()), path)
+        yield file
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 @contextmanager
@@ -97,8 +132,20 @@ def durable_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def leftovers(place: Path) -> list[Path]:
-    """Return what killed calls of :func:`durable_folder` have left of a folder."""
-    return list(place.parent.glob(f".{glob.escape(place.name)}.{_RANDOM}{PARTIAL}"))
+    """Return what killed calls of :func:`durable_folder` have left of a folder.
+
+    A link, or what another user has put there, is nothing of ours.
+    """
+    found = place.parent.glob(f".{glob.escape(place.name)}.{_RANDOM}{PARTIAL}")
+    return [path for path in found if _is_own_folder(path)]
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        facts = path.lstat()
+    except OSError:  # removed meanwhile
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
 
 
 def put_right(place: Path) -> None:
@@ -132,6 +179,12 @@ _REPLACED = "replaced"
 """The temporary name of a folder that is being replaced."""
 
 
+def _new_file(path: Path) -> IO[bytes]:
+    """Open a new file for writing; whatever has its name, a link perhaps, is removed."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
 def _flush(file: IO[bytes]) -> None:
     """Bring what was written to disk."""
     file.flush()
@@ -148,14 +201,19 @@ def _prove(prove: Callable[[Path], object], temporary: Path, path: Path, assuran
         ) from error
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the files that killed writers have left; no other may be at work in the folder.
+def partial_files(folder: Path) -> list[Path]:
+    """Return the files that killed writers have left in a folder.
 
-    A folder that is left stays, as what it was to replace may be in it; see :func:`durable_folder`.
+    A folder that is left is none, as what it was to replace may be in it; see
+    :func:`durable_folder`.
     """
-    for leftover in folder.glob(f".*{PARTIAL}"):
-        if not leftover.is_dir():
-            leftover.unlink(missing_ok=True)
+    return [path for path in folder.glob(f".*{PARTIAL}") if path.is_symlink() or not path.is_dir()]
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove the files that killed writers have left; no other may be at work in the folder."""
+    for leftover in partial_files(folder):
+        leftover.unlink(missing_ok=True)
 
 
 def _keep(path: Path, previous: Path) -> None:
@@ -166,7 +224,7 @@ def _keep(path: Path, previous: Path) -> None:
         try:
             temporary.hardlink_to(path)
         except OSError:  # a file system without hard links
-            with path.open("rb") as source, temporary.open("wb") as copy:
+            with open_regular(path) as source, _new_file(temporary) as copy:
                 shutil.copyfileobj(source, copy)
                 _flush(copy)
         temporary.replace(previous)

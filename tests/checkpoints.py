@@ -181,13 +181,18 @@ class Events:
         self.event = event
         self.seen = 0
         self.happened = False
-        self._open, self._replace = Path.open, os.replace
+        self._open, self._os_open, self._replace = Path.open, os.open, os.replace
 
     def _opened(self, path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
         names = (self.name, f".{self.name}.{os.getpid()}{PARTIAL}")
-        if ("w" in mode or "a" in mode) and path.name in names:
+        if {*mode} & {*"wax"} and path.name in names:
             self._count(path, mode)
         return self._open(path, mode, *rest, **options)
+
+    def _opened_to_append(self, path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & os.O_APPEND and Path(path).name == self.name:
+            self._count(Path(path), "a")
+        return self._os_open(path, flags, *rest, **options)
 
     def _replaced(self, source: Any, target: Any, **options: Any) -> None:
         if self.name == "*":  # any file at all
@@ -207,11 +212,13 @@ class Events:
             return events._opened(path, *rest, **options)
 
         Path.open = opened  # type: ignore[method-assign,assignment]
+        os.open = self._opened_to_append  # type: ignore[assignment]
         os.replace = self._replaced  # type: ignore[assignment]
         return self
 
     def __exit__(self, *error: object) -> None:
         Path.open = self._open  # type: ignore[method-assign]
+        os.open = self._os_open
         os.replace = self._replace
 
 

@@ -39,6 +39,8 @@ PROMISES = {
     "changed.",
     "hostile files": "A checkpoint, score file or archive from a stranger runs no code, writes "
     "nothing outside its place and takes no more memory than a good one.",
+    "strangers": "In a run folder or exported model from a stranger only regular files are read, "
+    "in bounded memory; nothing is written through a link, and a refused call changes nothing.",
     "two at once": "Two trainings never write into one run folder; two fetches leave one good "
     "copy.",
     "odd text": "What a token is depends neither on the locale nor on line ends nor on byte order "

@@ -27,6 +27,7 @@ ROOMS = [
     "config",
     "lock",
     "durable",
+    "regular",
     "strict_json",
     "stop",
     "streams",

@@ -472,4 +472,4 @@ def test_metrics_that_cannot_be_read_are_a_line() -> None:
     (run / "metrics.jsonl").mkdir()
     outcome = ptb_lm("compare", "runs/a", "runs/b")
     assert outcome.code == 2
-    assert outcome.err == "error: runs/b/metrics.jsonl: cannot be read: Is a directory\n"
+    assert outcome.err == "error: runs/b/metrics.jsonl: a folder, expected a regular file\n"

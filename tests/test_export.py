@@ -721,7 +721,7 @@ DAMAGE = {
     ),
     "a folder as weights": Damage(
         lambda folder: [(folder / WEIGHTS).unlink(), (folder / WEIGHTS).mkdir()],
-        [f"{WEIGHTS}: no such file"],
+        [f"{WEIGHTS}: a folder, expected a regular file"],
     ),
 }
 

@@ -22,7 +22,7 @@ from ptb_lm.corpus.copies import archive_copies, folder_copies, is_copy
 from ptb_lm.corpus.ptb import PTB_FILES, Contents, PtbFile, ptb_folder, read_ptb, restored
 from ptb_lm.durable import PARTIAL, durable_file, durable_folder, leftovers, put_right
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.lock import place_held
+from ptb_lm.lock import place_held, place_lock
 from ptb_lm.paths import user_path
 from ptb_lm.stop import NEVER, StopFlag
 from ptb_lm.terminal import printable
@@ -252,7 +252,7 @@ def _from_archive(path: Path, origin: str) -> Contents:
 
 def _tidy(folder: Path, stop: StopFlag) -> None:
     """Remove what a fetch that was killed at its very end has left beside the whole corpus."""
-    if leftovers(folder):
+    if leftovers(folder) or place_lock(folder).is_file():
         with place_held(folder, stop) as place:
             put_right(place)
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import PROTOCOLS, USUAL, ScoredText, Scores
+from ptb_lm.regular import open_regular
 
 FORMAT = 1
 # Scores of ten million tokens, or a file of them that is packed no more than numbers can be.
@@ -69,18 +70,24 @@ def load_scores(path: Path) -> Scores:
         of_a_run = path / "scores-test.npz"
         named = of_a_run if of_a_run.is_file() else "what `ptb-lm eval --save-scores` has written"
         raise InputError(f"{path}: a folder; expected a score file: name {named}")
-    if not os.path.isfile(path):  # noqa: PTH113
-        raise InputError(f"{path}: no such score file")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _require_short_directory(file)
             archive = zipfile.ZipFile(file)
-            _require_plausible_size(archive, os.fstat(file.fileno()).st_size)
+            facts = os.fstat(file.fileno())
+            # Of a sparse file only what is on the disk counts, in blocks of 512 bytes.
+            _require_plausible_size(archive, min(facts.st_size, 512 * facts.st_blocks))
             description = json.loads(_member(archive, "description").tobytes())
             log_probabilities = _member(archive, "log_probabilities")
         version = description.pop("format")
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
+    except OSError as error:
+        if not os.path.exists(path):  # noqa: PTH110
+            raise InputError(f"{path}: no such score file") from None
+        if isinstance(error, PermissionError):
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _not_scores(path) from None
     except Exception:  # damage breaks zip, zlib, numpy or json, each in its own way
         raise _not_scores(path) from None
     if not isinstance(version, int):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import Group
-from ptb_lm.training.elapsed import number_in
+from ptb_lm.training.metrics import number_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,13 +77,13 @@ class Curve:
         """Read a run's curve; empty before its first epoch has ended."""
         lines = run.epochs
         columns = [
-            [_positive(number_in(line, key)) for line in lines]
+            [_plottable(number_in(line, key)) for line in lines]
             for key in ("train/perplexity", "valid/perplexity", "lr")
         ]
         return cls([line["epoch"] for line in lines], *columns)
 
 
-def _positive(value: float) -> float:
+def _plottable(value: float) -> float:
     """Return a figure that a logarithmic axis can show, else NaN."""
     return value if value > 0 else math.nan
 

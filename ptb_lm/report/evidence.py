@@ -1,14 +1,13 @@
 """What runs leave behind for others to recompute their figures from: read, no model loaded."""
 
-import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ptb_lm.config import Config, load_config
 from ptb_lm.corpus.splits import BUILT_IN
@@ -16,7 +15,9 @@ from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.scores import PAPER_PROTOCOL, USUAL, Scores
 from ptb_lm.lock import holder
-from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder, read_metrics
+from ptb_lm.training.history import read_history
+from ptb_lm.training.metrics import Record, number_in
+from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -59,40 +60,35 @@ class Evidence:
         Raises:
             InputError: the metrics cannot be read.
         """
-        try:
-            lines = read_metrics(self.folder.metrics)
-        except OSError as error:
-            raise InputError(f"{self.folder.metrics}: cannot be read: {error.strerror}") from None
-        return [line for line in lines if "valid/perplexity" in line]
+        return read_history(self.folder.metrics).ends
 
     @property
     def minutes(self) -> float:
-        """Minutes of training and validation."""
-        return float(self.epochs[-1]["seconds"]) / 60
+        """Minutes of training and validation; NaN where the metrics do not say."""
+        return number_in(self.epochs[-1], "seconds") / 60 if self.epochs else math.nan
 
     @property
     def on_cpu(self) -> bool:
         """Whether the run was begun without a GPU."""
-        return bool(self._first_environment["device"] == "cpu")
+        return bool(self._first_environment.get("device") == "cpu")
 
     @property
     def machine(self) -> str:
-        """Where the run was begun."""
+        """Where the run was begun, as far as that is recorded."""
         environment = self._first_environment
-        processes = environment.get("processes", 1)  # older runs do not say: one
-        shared = f"{processes} processes, " if processes > 1 else ""
-        if environment["device"] != "cpu":
-            return f"{shared}{environment['device']}"
-        threads = environment["threads"]
-        each = " each" if processes > 1 else ""
-        return f"{shared}{threads} thread{'s' * (threads > 1)}{each}, {environment['processor']}"
+        processes = environment.get("processes")  # older runs do not say: one
+        many = isinstance(processes, int) and processes > 1
+        shared = f"{processes} processes, " if many else ""
+        if not self.on_cpu:
+            return f"{shared}{environment.get('device') or 'unknown device'}"
+        threads = environment.get("threads")
+        plural = "" if threads == 1 else "s"
+        each = " each" if many else ""
+        return f"{shared}{threads} thread{plural}{each}, {environment.get('processor')}"
 
     @property
-    def _first_environment(self) -> dict[str, Any]:
-        environment: dict[str, Any] = json.loads(
-            self.folder.environment.read_text(encoding="utf-8")
-        )[0]
-        return environment
+    def _first_environment(self) -> Record:
+        return next(iter(self.folder.read_environments()), {})
 
 
 def read_run(path: Path) -> Evidence:

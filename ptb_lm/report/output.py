@@ -8,6 +8,7 @@ from pathlib import Path
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.paths import utf8_text
+from ptb_lm.regular import NotRegularError, open_regular
 from ptb_lm.report.as_json import report_json
 from ptb_lm.report.comparison import HEADING, Comparison
 from ptb_lm.report.curves import draw_curves, has_curve
@@ -83,9 +84,9 @@ def _require_own_or_absent(folder: Path, names: Iterable[str]) -> None:
 def _is_own(path: Path, beginning: bytes) -> bool:
     """Whether a file is there and begins as a report's does."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(beginning)) == beginning
-    except (FileNotFoundError, NotADirectoryError):
+    except (NotRegularError, FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None

@@ -124,9 +124,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         DamagedFileError: the file is damaged, or is no checkpoint of ours.
-        InputError: it is missing, or of a format that this version does not know.
+        InputError: it is missing or no regular file, or of a format that this version does not
+            know.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - which raises of a name that is too long
+    if not os.path.exists(path):  # noqa: PTH110 - Path's raises of a name that is too long
         raise InputError(f"{path}: no such checkpoint")
     values = load_tensors(path)
     if values.get("mark") != MARK:

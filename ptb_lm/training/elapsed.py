@@ -1,44 +1,58 @@
 """How long a run has trained, from its metrics, and how a duration is written."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from ptb_lm.training.run_folder import Record
+from ptb_lm.training.metrics import Record
+from ptb_lm.training.metrics import number_in as number_in
 
 
-def training_seconds(records: Sequence[Record], targets_per_step: int) -> list[float]:
-    """Return at each line of the metrics how long the run had trained; stops are not counted.
+@dataclass
+class TrainingClock:
+    """How long a run has trained, line by line of its metrics; stops are not counted.
 
     The line of an epoch's end says it. Within an epoch it follows from the words per second, which
     are those of the epoch so far.
+    """
+
+    _epoch_began_at: float = 0.0
+    _epoch_began_at_step: int = 0
+    _steps: int = 0
+    _rate: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """Take in the next line."""
+        seconds, rate = number_in(record, "seconds"), number_in(record, "words_per_second")
+        if not math.isnan(seconds):
+            self._epoch_began_at, self._epoch_began_at_step = seconds, record["step"]
+            self._steps = 0
+        elif rate > 0:
+            self._steps, self._rate = max(0, record["step"] - self._epoch_began_at_step), rate
+
+    def seconds(self, targets_per_step: int) -> float:
+        """Return how long the run had trained at the last line; infinite where a rate is absurd.
+
+        Args:
+            targets_per_step: T * B.
+        """
+        if not self._steps:
+            return self._epoch_began_at
+        return self._epoch_began_at + self._steps * targets_per_step / self._rate
+
+
+def training_seconds(records: Iterable[Record], targets_per_step: int) -> list[float]:
+    """Return at each line of the metrics how long the run had trained.
 
     Args:
         records: the metrics from their first line on.
         targets_per_step: T * B.
     """
-    epoch_began_at_step, epoch_began_at, seconds = 0, 0.0, 0.0
-    elapsed = []
+    training_clock, elapsed = TrainingClock(), []
     for record in records:
-        rate = number_in(record, "words_per_second")
-        if not math.isnan(number_in(record, "seconds")):
-            seconds = epoch_began_at = number_in(record, "seconds")
-            epoch_began_at_step = record["step"]
-        elif rate > 0:
-            targets = (record["step"] - epoch_began_at_step) * targets_per_step
-            seconds = epoch_began_at + max(0, targets) / rate
-        elapsed.append(seconds)
+        training_clock.add(record)
+        elapsed.append(training_clock.seconds(targets_per_step))
     return elapsed
-
-
-def number_in(record: Record, key: str) -> float:
-    """Return a figure of a line of the metrics; NaN where it has none, as after a divergence."""
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value) if math.isfinite(value) else math.nan
-    except OverflowError:  # an integer beyond all floats, which is none of ours
-        return math.nan
 
 
 def clock(seconds: float) -> str:

@@ -16,8 +16,9 @@ from typing import IO, Any
 
 from ptb_lm.config import FLOAT32_MAX
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.training.elapsed import number_in, training_seconds
-from ptb_lm.training.run_folder import Record, RunFolder, read_metrics
+from ptb_lm.training.elapsed import TrainingClock
+from ptb_lm.training.metrics import Record, iterate_metrics, number_in
+from ptb_lm.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +56,16 @@ def events_follow_metrics(folder: RunFolder, targets_per_step: int) -> Iterator[
         PtbLmError: the file could not be written. If only later it cannot, a warning says so and
             the training goes on.
     """
-    records = read_metrics(folder.metrics)
-    elapsed = training_seconds(records, targets_per_step)
-    began = time.time() - max(elapsed, default=0.0)
+    began = time.time() - max(
+        (seconds for _, seconds in _timed(folder, targets_per_step)), default=0.0
+    )
     path = folder.path
     with ExitStack() as stack:
         try:
             path = folder.next_event_file()
             # Unbuffered, so that a point is there for others at once.
-            events = EventFile(stack.enter_context(path.open("wb", buffering=0)), began)
-            for record, seconds in zip(records, elapsed, strict=True):
+            events = EventFile(stack.enter_context(path.open("xb", buffering=0)), began)
+            for record, seconds in _timed(folder, targets_per_step):
                 events.add(record, began + seconds)
         except OSError as error:
             raise PtbLmError(f"{path}: cannot be written: {error.strerror}") from None
@@ -86,6 +87,14 @@ def events_follow_metrics(folder: RunFolder, targets_per_step: int) -> Iterator[
         finally:
             if follow in folder.followers:
                 folder.followers.remove(follow)
+
+
+def _timed(folder: RunFolder, targets_per_step: int) -> Iterator[tuple[Record, float]]:
+    """Yield the lines of the metrics, and after how many seconds of training each was written."""
+    clock = TrainingClock()
+    for record in iterate_metrics(folder.metrics, warn=False):
+        clock.add(record)
+        yield record, clock.seconds(targets_per_step)
 
 
 class EventFile:

@@ -13,6 +13,7 @@ Reading and writing need safetensors, an extra, which is imported where it is us
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from ptb_lm.config import Config, PositiveInt, validated
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
+from ptb_lm.model.network import weight_shapes
+from ptb_lm.regular import open_regular
 from ptb_lm.strict_json import to_json
 from ptb_lm.training.checkpoint import Checkpoint, require_precision, require_weights
 from ptb_lm.training.tensor_file import DamagedFileError
@@ -39,6 +42,9 @@ WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocab.txt"
 
 _MOST_DESCRIPTION_BYTES = 1 << 20
 """Of config.json, and of the header of the weights: ours take 2 kB, and 50 kB with 100 layers."""
+
+_USUAL_VOCABULARY_BYTES = 32 << 20
+"""The size that vocab.txt may have in any case; else that of the weights."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -125,7 +131,8 @@ def load_exported(folder: Path) -> Checkpoint:
     content = _read_config(folder / CONFIG)
     # First, as no more words are read than there are weights for.
     weights = _read_weights(folder / WEIGHTS, content)
-    vocabulary = _read_vocabulary(folder / VOCABULARY, content)
+    most_bytes = max(_USUAL_VOCABULARY_BYTES, sum(tensor.nbytes for tensor in weights.values()))
+    vocabulary = _read_vocabulary(folder / VOCABULARY, content, most_bytes)
     return Checkpoint(
         config=Config(model=content.model, training=content.training, run=content.run),
         vocabulary=vocabulary,
@@ -171,16 +178,21 @@ def _read_config(path: Path) -> ExportedConfig:
     return content
 
 
-def _read_vocabulary(path: Path, content: ExportedConfig) -> Vocabulary:
+def _read_vocabulary(path: Path, content: ExportedConfig, most_bytes: int) -> Vocabulary:
     with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise DamagedFileError(
+                path, f"too large: {size:,} bytes, expected at most {most_bytes:,}"
+            )
         lines = sum(chunk.count(b"\n") for chunk in iter(partial(file.read, _CHUNK_BYTES), b""))
         if lines != content.vocabulary_size:
-            size = content.vocabulary_size
+            words = content.vocabulary_size
             raise DamagedFileError(
-                path, f"damaged: {lines:,} lines, where {CONFIG} has {size:,} words"
+                path, f"damaged: {lines:,} lines, where {CONFIG} has {words:,} words"
             )
         file.seek(0)
-        data = file.read()
+        data = file.read(size)
     digest = hashlib.sha256(memoryview(data)[:-1]).hexdigest()
     if not data.endswith(b"\n") or digest != content.vocabulary_sha256:
         raise DamagedFileError(path, f"damaged: not the words whose sha256 {CONFIG} has")
@@ -200,6 +212,8 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
         # and of any name: safetensors takes none that is not UTF-8.
         descriptor = Path(f"/proc/self/fd/{file.fileno()}")
         try:
+            if os.fstat(file.fileno()).st_size > _most_weights_bytes(content):
+                raise ValueError(f"it is too large for those of {CONFIG}")
             if int.from_bytes(file.read(8), "little") > _MOST_DESCRIPTION_BYTES:
                 raise ValueError("its header is too long")
             weights = load_file(descriptor if descriptor.exists() else path)
@@ -215,21 +229,27 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
     return weights
 
 
+def _most_weights_bytes(content: ExportedConfig) -> int:
+    """Return how large the file of the weights may be: in float64, with a header."""
+    shapes = weight_shapes(content.model, content.vocabulary_size).values()
+    return 8 * sum(math.prod(shape) for shape in shapes) + _MOST_DESCRIPTION_BYTES
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     """Open a file of a model.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is no regular one.
         PtbLmError: it cannot be read.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - Path's raises of a name that is too long
+    try:
+        with open_regular(path) as file:
+            yield file
+    except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; an exported model has {WEIGHTS}, {CONFIG} and {VOCABULARY}"
-        )
-    try:
-        with path.open("rb") as file:
-            yield file
+        ) from None
     except OSError as error:
         raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -29,6 +29,13 @@ _OPCODES = _MEMO | {
 # that a config may have, about 12,000; the interpreter's stack bears twice as many, nested.
 _MOST_OPCODES = 20_000
 
+_USUAL_VALUES_BYTES = 32 << 20
+"""What the plain values may take in any case, the vocabulary among them; else as much as the
+tensors."""
+
+_LONGEST_DIRECTORY = 4 << 20
+"""Bytes of the list of entries; ours have about 100 for each tensor."""
+
 # The records that end an archive: signature, size and offset of the directory; signature and
 # offset of the first record; signature.
 _END = struct.Struct("<4s36xQQ4s4xQ4x4s18x")
@@ -56,7 +63,11 @@ def require_our_layout(file: IO[bytes], comment_bytes: int) -> None:
         if len(names) != len(entries) or not stored:
             raise ValueError("entries")
         folder = entries[0].filename.partition("/")[0]
-        _require_plain_values(archive.read(f"{folder}/data.pkl"))
+        values = archive.getinfo(f"{folder}/data.pkl")
+        tensor_bytes = sum(entry.file_size for entry in entries) - values.file_size
+        if values.file_size > max(_USUAL_VALUES_BYTES, tensor_bytes):
+            raise ValueError("more plain values than tensors")
+        _require_plain_values(archive.read(values))
 
 
 def _require_one_directory(file: IO[bytes], comment_bytes: int) -> None:
@@ -68,7 +79,7 @@ def _require_one_directory(file: IO[bytes], comment_bytes: int) -> None:
     end64, size, offset, locator, end64_offset, last = _END.unpack(file.read(_END.size))
     if (end64, locator, last) != (b"PK\6\6", b"PK\6\7", b"PK\5\6"):
         raise ValueError("end")
-    if end64_offset != end or offset + size != end:
+    if end64_offset != end or offset + size != end or size > _LONGEST_DIRECTORY:
         raise ValueError("directory")
 
 

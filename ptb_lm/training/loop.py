@@ -10,9 +10,9 @@ from ptb_lm.model.perplexity import no_perplexity, perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.graph_steps import GraphSteps
+from ptb_lm.training.metrics import Record
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import Record
 from ptb_lm.training.schedule import learning_rate
 from ptb_lm.training.steps import EagerSteps, Steps
 

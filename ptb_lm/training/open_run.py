@@ -66,7 +66,7 @@ def open_run(
             folder.require_usable(resume=resume, overwrite=overwrite)
             if resume and folder.resumable:
                 environments = folder.read_environments()
-                made = _take_up(run)
+                made = _take_up(run, stop)
                 if run.finished:  # it stays recorded how it was made; its data may lie elsewhere
                     config = made.with_options(data=config.run.data)
             else:
@@ -124,7 +124,7 @@ def _checkpoint_bytes(run: Run) -> int:
     return 4 * (parameter_count(run.network) + hidden) + words + 100_000
 
 
-def _take_up(run: Run) -> Config:
+def _take_up(run: Run, stop: StopFlag) -> Config:
     """Put a run where its last checkpoint stood, or the one before it where that is damaged.
 
     Returns:
@@ -141,6 +141,8 @@ def _take_up(run: Run) -> Config:
         raise DamagedFileError(where, "damaged: it stands beyond the end of an epoch")
     if state.epochs_done < run.config.training.epochs:
         folder.require_space(_checkpoint_bytes(run))
+    # Only here is the call accepted; all that may refuse it stands above.
+    folder.tidy()
     if damage is not None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
@@ -151,7 +153,8 @@ def _take_up(run: Run) -> Config:
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
-    folder.forget_metrics_after(run.step, state.epochs_done)
+    with stop.while_waiting():  # metrics may have any length
+        folder.forget_metrics_after(run.step, state.epochs_done)
     if not run.finished:
         logger.info("Resuming %s after step %s.", folder.path, f"{run.step:,}")
     return checkpoint.config

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ptb_lm.config import TrainingConfig
 from ptb_lm.model.perplexity import FIGURE_WIDTH, figure_text
 from ptb_lm.training.elapsed import clock
+from ptb_lm.training.metrics import Record
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import Record
 
 logger = logging.getLogger(__name__)
 

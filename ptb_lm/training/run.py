@@ -16,7 +16,8 @@ from ptb_lm.training.checkpoint import (
     random_states,
     save_checkpoint,
 )
-from ptb_lm.training.run_folder import SCORED_SPLITS, Record, RunFolder
+from ptb_lm.training.metrics import Record
+from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.world import SINGLE_PROCESS, World
 

@@ -1,27 +1,22 @@
 """The run folder: which files a run leaves, and what happens to them on a new start."""
 
 import json
-import logging
 import math
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ptb_lm.config import Config, to_toml
-from ptb_lm.durable import PARTIAL, durable_file, remove_partial_files
+from ptb_lm.durable import PARTIAL, added_to, durable_file, partial_files, remove_partial_files
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.lock import locked
+from ptb_lm.lock import locked, require_lock_file
+from ptb_lm.regular import kind_of, open_regular, read_small, require_regular
 from ptb_lm.strict_json import to_json
-
-logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-
-KEYS = ("step", "epoch")
-"""What each line of the metrics has."""
+from ptb_lm.training.metrics import Record, ends_epoch, whole_lines
+from ptb_lm.training.metrics import read_metrics as read_metrics
 
 SCORED_SPLITS = ("valid", "test")
 """The splits that a finished run leaves scores of; of the last only where there is a test text."""
@@ -30,6 +25,9 @@ SCORED_SPLITS = ("valid", "test")
 EVENTS = "events.out.tfevents.{}.ptb-lm"
 """An event file's name, with a number; TensorBoard knows its files by the third word."""
 EVENT_DIGITS = 10
+
+ENVIRONMENT_BYTES = 4 << 20
+"""The largest environment.json; a start or a resumption adds 400 bytes."""
 
 
 class RunFolder:
@@ -87,6 +85,7 @@ class RunFolder:
             raise InputError(f"--run-dir {self.path}: {error.strerror}") from None
         if not self.path.is_dir():
             raise InputError(f"{self.path}: not a folder")
+        require_lock_file(self.lock)
         if not any(self._is_content(entry) for entry in self.path.iterdir()):
             return
         if not self.config.exists():
@@ -103,6 +102,47 @@ class RunFolder:
                 f"{self.path}: has results but no last.pt to resume from; name another --run-dir, "
                 "or use --overwrite to begin anew"
             )
+        self._require_files(resume=resume)
+
+    def _require_files(self, *, resume: bool) -> None:
+        """Raise InputError if a name of the run's files is that of something else.
+
+        Args:
+            resume: whether the files are to be used. Else they are only removed, for which they
+                may be anything but folders.
+        """
+        for file in (*self._files, *self.event_files):
+            try:
+                facts = file.lstat()
+                if stat.S_ISDIR(facts.st_mode):
+                    raise InputError(f"{file}: a folder, expected a file of the run; move it away")
+                if not resume or file in self.event_files:  # which are replaced, not read
+                    continue
+                if file == self.metrics and not stat.S_ISREG(facts.st_mode):
+                    # It is written in place, and nothing is written through a link.
+                    raise InputError(
+                        f"{file}: {kind_of(facts)}, expected a regular file; put the file itself "
+                        "there, or remove it to go on without it"
+                    )
+                require_regular(file.stat(), file)
+                if file == self.metrics:
+                    open_regular(file).close()
+            except FileNotFoundError:  # perhaps the target of a link
+                continue
+            except OSError as error:
+                if file == self.metrics:  # of the others, whatever reads them says so
+                    raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        """Every file that a run leaves but its lock and event files, in the order of removal.
+
+        The checkpoints go first, so that no new run can be taken for the old one, and the config
+        last, so that wherever this is broken off the folder is still seen to be a run's.
+        """
+        scores = (self.scores(split) for split in SCORED_SPLITS)
+        checkpoints = (self.previous, self.last)
+        return (*checkpoints, *scores, self.best, self.metrics, self.environment, self.config)
 
     def _is_content(self, entry: Path) -> bool:
         """Whether an entry is more than what a run that was killed at its start has left."""
@@ -111,10 +151,11 @@ class RunFolder:
     def require_space(self, checkpoint_bytes: int) -> None:
         """Raise PtbLmError if the disk has no room for the checkpoints of a run.
 
-        There are three of them, and a fourth while one is being replaced.
+        There are three of them, and a fourth while one is being replaced. They replace those that
+        are there, and what killed trainings have left.
         """
-        checkpoints = (self.last, self.previous, self.best)
-        there = sum(file.stat().st_size for file in checkpoints if file.exists())
+        going = (self.last, self.previous, self.best, *partial_files(self.path))
+        there = sum(file.stat().st_size for file in going if file.exists())
         folders = (self.path, *self.path.absolute().parents)
         place = next(folder for folder in folders if folder.is_dir())
         needed = 4 * checkpoint_bytes - there
@@ -139,7 +180,6 @@ class RunFolder:
         except OSError as error:
             raise PtbLmError(f"{self.path}: cannot be created: {error.strerror}") from None
         with locked(self.lock) as self._claim:
-            remove_partial_files(self.path)
             try:
                 yield
             finally:
@@ -163,31 +203,33 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Remove the files that this program writes.
+        """Remove the files that this program writes."""
+        self.tidy()
+        for file in (*self.event_files, *self._files):
+            self._remove(file)
 
-        The checkpoints go first, so that no new run can be taken for the old one, and the config
-        last, so that wherever this is broken off the folder is still seen to be a run's.
-        """
-        for file in (self.previous, self.last):
-            self._remove(file)
-        self.forget_scores()
-        for file in (self.best, *self.event_files, self.metrics, self.environment, self.config):
-            self._remove(file)
+    def tidy(self) -> None:
+        """Remove what killed trainings have left half-written; the folder must be held."""
+        remove_partial_files(self.path)
 
     def next_event_file(self) -> Path:
-        """Return the path for a new event file, the older ones being made void.
+        """Return the path for a new event file, where nothing stands; the older ones are made void.
 
         The last of them stays, empty: a TensorBoard that is reading it finds its end there and goes
-        on to the new one, where it would wait for a file that is gone to come back.
+        on to the new one, where it would wait for a file that is gone to come back. An empty file
+        is put in its place, as it may be a link.
         """
         files = self.event_files
         for file in files[:-1]:
             self._remove(file)
         number = 1
         for file in files[-1:]:
-            os.truncate(file, 0)
+            with durable_file(file):
+                pass
             number += int(file.name.split(".")[3])
-        return self.path / EVENTS.format(f"{number:0{EVENT_DIGITS}}")
+        path = self.path / EVENTS.format(f"{number:0{EVENT_DIGITS}}")
+        self._remove(path)
+        return path
 
     def forget_scores(self) -> None:
         """Remove the scores of a run that trains on, as they are no longer its last weights'."""
@@ -196,7 +238,7 @@ class RunFolder:
 
     def restore_previous(self) -> None:
         """Put the previous checkpoint in the place of one that is damaged."""
-        with self.previous.open("rb") as source, durable_file(self.last) as file:
+        with open_regular(self.previous) as source, durable_file(self.last) as file:
             shutil.copyfileobj(source, file)
 
     def _remove(self, file: Path) -> None:
@@ -208,7 +250,7 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         """Record the resolved config, unless it stands there already."""
         text = to_toml(config).encode()
-        if not self.config.exists() or self.config.read_bytes() != text:
+        if not self.config.exists() or not _has_content(self.config, text):
             with durable_file(self.config) as file:
                 file.write(text)
 
@@ -223,18 +265,20 @@ class RunFolder:
         Raises:
             InputError: it is something else.
         """
-        if not self.environment.exists():
-            return []
         try:
-            parts = json.loads(self.environment.read_text(encoding="utf-8"))
+            parts = json.loads(read_small(self.environment, ENVIRONMENT_BYTES).decode())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{self.environment}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError):
             parts = None
-        if not isinstance(parts, list):
+        if not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
             raise InputError(
                 f"{self.environment}: not a list of environments any more; remove it to go on "
                 "without it"
             )
-        return parts
+        return [{key: _plain(value) for key, value in part.items()} for part in parts]
 
     def append_metrics(self, record: Record) -> None:
         """Add a line to the metrics.
@@ -253,9 +297,10 @@ class RunFolder:
     def _write_metrics(self, lines: str, *, flush: bool = False) -> None:
         self.require_claim()
         try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(lines)
+            with added_to(self.metrics) as file:
+                file.write(lines.encode())
                 if flush:
+                    file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
             raise PtbLmError(f"{self.metrics}: cannot be written: {error.strerror}") from None
@@ -264,40 +309,28 @@ class RunFolder:
         """Drop the lines that a run resumed at a step, with so many epochs done, makes again.
 
         The line of an epoch's end has the step of the epoch's last window, after which a run may
-        have been stopped with its validation still to come.
+        have been stopped with its validation still to come. The other lines stay as they are,
+        byte for byte; one that is not whole is dropped.
         """
-        kept = [
-            record
-            for record in read_metrics(self.metrics)
-            if record["step"] <= step
-            and not ("valid/perplexity" in record and record["epoch"] > epochs_done)
-        ]
-        text = "".join(to_json(record) + "\n" for record in kept).encode()
-        if text != (self.metrics.read_bytes() if self.metrics.exists() else b""):
+
+        def kept_lines(*, warn: bool) -> Iterator[bytes]:
+            for line, record in whole_lines(self.metrics, warn=warn):
+                is_later_end = ends_epoch(record) and record["epoch"] > epochs_done
+                if record["step"] <= step and not is_later_end:
+                    yield line
+
+        kept_bytes = sum(len(line) for line in kept_lines(warn=True))
+        if self.metrics.exists() and self.metrics.stat().st_size != kept_bytes:
             with durable_file(self.metrics) as file:
-                file.write(text)
+                file.writelines(kept_lines(warn=False))
 
 
-def read_metrics(path: Path) -> list[Record]:
-    """Read a metrics file; a line that is not whole, as a crash leaves the last, is left out."""
-    if not path.exists():
-        return []
-    records: list[Record] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        record = metrics_record(line)
-        if record is not None:
-            records.append(record)
-        else:
-            logger.warning("%s: a line that is not whole is left out", path)
-    return records
+def _has_content(path: Path, content: bytes) -> bool:
+    with open_regular(path) as file:
+        return file.read(len(content) + 1) == content
 
 
-def metrics_record(line: str) -> Record | None:
-    """Read a line of the metrics; None if it is not a whole one."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    values = [record.get(key) for key in KEYS] if isinstance(record, dict) else [None]
-    is_whole = all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
-    return record if is_whole else None
+def _plain(value: object) -> object:
+    """Return a value of an environment, None for one of no kind that ours have."""
+    is_plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_plain else None

@@ -21,6 +21,7 @@ from torch import Tensor
 from ptb_lm.durable import durable_file
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
+from ptb_lm.regular import NotRegularError, open_regular
 from ptb_lm.training.layout import require_our_layout
 
 _SEAL = b"ptb-lm sha256 "
@@ -60,17 +61,20 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """Read what :func:`save_tensors` wrote; the tensors are views of the file, on the CPU.
 
     Raises:
+        NotRegularError: it is no regular file.
         DamagedFileError: it is not, to the bit, a file that was written so.
         PtbLmError: it may not be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _require_seal(file)
             require_our_layout(file, _SEAL_BYTES)
             content = _map(file, path)
             tensors = list(_tensors(content))
             if sum(tensor.nbytes for tensor in tensors) > os.fstat(file.fileno()).st_size:
                 raise ValueError("tensors share their bytes")
+    except NotRegularError:
+        raise
     except PermissionError as error:  # no damage, for which a caller may look elsewhere
         raise PtbLmError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # other bytes than ours break the readers in any way whatever
@@ -155,9 +159,14 @@ class _SealingFile:
 def _require_seal(file: IO[bytes]) -> None:
     """Raise ValueError if the bytes of a file are not those it was sealed with."""
     unread = os.fstat(file.fileno()).st_size - _SEAL_BYTES
+    file.seek(max(0, unread))
+    seal = file.read(_SEAL_BYTES)
+    if not seal.startswith(_SEAL):  # known before gigabytes of something else are read
+        raise ValueError("seal")
+    file.seek(0)
     digest = hashlib.sha256()
     while unread > 0 and (chunk := file.read(min(unread, _CHUNK_BYTES))):
         digest.update(chunk)
         unread -= len(chunk)
-    if file.read() != _SEAL + digest.hexdigest().encode():
+    if seal != _SEAL + digest.hexdigest().encode():
         raise ValueError("seal")

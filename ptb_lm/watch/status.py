@@ -4,7 +4,6 @@ Only the config, the environment, the metrics and, of a finished run, the scores
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import inf, isfinite, nan
@@ -15,9 +14,11 @@ from ptb_lm.config import Config, load_config
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import Scores, figure
 from ptb_lm.lock import holder
+from ptb_lm.regular import open_regular
 from ptb_lm.report.evidence import read_scores, run_folder_at, splits_scored
-from ptb_lm.training.elapsed import number_in, training_seconds
-from ptb_lm.training.run_folder import Record, RunFolder, metrics_record
+from ptb_lm.training.history import History
+from ptb_lm.training.metrics import LineReader, metrics_record, number_in
+from ptb_lm.training.run_folder import RunFolder
 
 State = Literal["training", "scoring", "stopped", "finished"]
 
@@ -44,7 +45,7 @@ class RunStatus:
         folder: the run's.
         config: the resolved config.
         process: the number of the process that is at work in the folder; None if none is.
-        records: the metrics.
+        history: what is used of the metrics.
         steps_per_epoch: None while nothing tells it: in the first epoch of runs that did not
             record it.
         idle_seconds: since the last line of the metrics was written; NaN before the first.
@@ -54,7 +55,7 @@ class RunStatus:
     folder: RunFolder
     config: Config
     process: int | None
-    records: Sequence[Record]
+    history: History
     steps_per_epoch: int | None
     idle_seconds: float
     scores: dict[str, Scores]
@@ -87,7 +88,7 @@ class RunStatus:
                     for key in ("train/perplexity", "valid/perplexity", "lr", "words_per_second")
                 ),
             )
-            for record in self._ends
+            for record in self.history.ends
         ]
 
     @property
@@ -109,14 +110,15 @@ class RunStatus:
     @property
     def step(self) -> int:
         """Steps since the run began, as of the last line."""
-        return int(self.records[-1]["step"]) if self.records else 0
+        return int(self.history.last["step"]) if self.history.last else 0
 
     @property
     def step_in_epoch(self) -> int:
         """Steps of the epoch under way, or all of the last."""
         if self.epochs_done >= self.epochs:
             return self.steps_per_epoch or 0
-        return self.step - (int(self._ends[-1]["step"]) if self._ends else 0)
+        ends = self.history.ends
+        return self.step - (int(ends[-1]["step"]) if ends else 0)
 
     @property
     def train_perplexity(self) -> float:
@@ -126,18 +128,20 @@ class RunStatus:
     @property
     def learning_rate(self) -> float:
         """Of the last line."""
-        return number_in(self.records[-1], "lr") if self.records else nan
+        return number_in(self.history.last or {}, "lr")
 
     @property
     def words_per_second(self) -> float:
         """Of the last line: those of its epoch so far."""
-        return number_in(self.records[-1], "words_per_second") if self.records else nan
+        return number_in(self.history.last or {}, "words_per_second")
 
     @property
     def seconds(self) -> float:
         """How long the run has trained, stops not counted; up to now, if it is at work."""
-        elapsed = self._elapsed[-1] if self._elapsed else 0.0
-        return elapsed + (self.idle_seconds if self.state == "training" and self.records else 0.0)
+        training = self.config.training
+        elapsed = self.history.clock.seconds(training.batch_size * training.unrolled_steps)
+        is_counting = self.state == "training" and self.history.last is not None
+        return elapsed + (self.idle_seconds if is_counting else 0.0)
 
     @property
     def seconds_left(self) -> float:
@@ -150,21 +154,12 @@ class RunStatus:
         idle = self.idle_seconds if self.state == "training" else 0.0
         return max(0.0, training + validation - idle)
 
-    @cached_property
-    def _ends(self) -> list[Record]:
-        return [record for record in self.records if "valid/perplexity" in record]
-
-    @cached_property
-    def _elapsed(self) -> list[float]:
-        training = self.config.training
-        return training_seconds(self.records, training.batch_size * training.unrolled_steps)
-
     @property
     def _validation_seconds(self) -> float:
         """How long the last epoch took beside its steps; 0 before its end."""
-        if not self._ends or self.steps_per_epoch is None:
+        if not self.history.ends or self.steps_per_epoch is None:
             return 0.0
-        ends = [number_in(record, "seconds") for record in self._ends[-2:]]
+        ends = [number_in(record, "seconds") for record in self.history.ends[-2:]]
         took = ends[-1] - (ends[0] if len(ends) > 1 else 0.0)
         rest = took - self._seconds_of(self.steps_per_epoch, self.curve[-1].words_per_second)
         return rest if 0 < rest < inf else 0.0
@@ -176,10 +171,8 @@ class RunStatus:
 
     def _latest(self, key: str) -> float:
         """Return a figure of the last line, unless that is of the epoch before."""
-        if not self.records:
-            return nan
-        last = self.records[-1]
-        return number_in(last, key) if last["epoch"] >= self.epoch else nan
+        last = self.history.last
+        return number_in(last, key) if last and last["epoch"] >= self.epoch else nan
 
 
 class StatusReader:
@@ -203,14 +196,14 @@ class StatusReader:
             InputError: the config or a score file is gone or damaged.
         """
         process = holder(self.folder.lock)
-        records, written_at = self.metrics.read(), self.metrics.written_at
+        history, written_at = self.metrics.read(), self.metrics.written_at
         config = load_config(self.folder.config)
         return RunStatus(
             folder=self.folder,
             config=config,
             process=process,
-            records=records,
-            steps_per_epoch=self._recorded_steps_per_epoch() or _steps_per_epoch(records),
+            history=history,
+            steps_per_epoch=self._recorded_steps_per_epoch() or _steps_per_epoch(history),
             idle_seconds=nan if written_at is None else max(0.0, now - written_at),
             scores=self._scores(config.run.data) if process is None else {},
         )
@@ -226,17 +219,16 @@ class StatusReader:
     def _recorded_steps_per_epoch(self) -> int | None:
         try:
             environments = self.folder.read_environments()
-        except (InputError, OSError):  # damaged or just being replaced, and no reason to stop
+        except InputError:  # damaged or just being replaced, and no reason to stop
             return None
-        last = environments[-1] if environments else None
-        steps = last.get("steps_per_epoch") if isinstance(last, dict) else None
-        return steps if isinstance(steps, int) and steps > 0 else None
+        steps = environments[-1].get("steps_per_epoch") if environments else None
+        return steps if isinstance(steps, int) and 0 < steps < 2**63 else None
 
 
-def _steps_per_epoch(records: Sequence[Record]) -> int | None:
+def _steps_per_epoch(history: History) -> int | None:
     """Return the steps of an epoch, as the line of an epoch's end tells them."""
-    ends = [record for record in records if "valid/perplexity" in record and record["epoch"] > 0]
-    return int(ends[-1]["step"]) // int(ends[-1]["epoch"]) or None if ends else None
+    end = next((record for record in reversed(history.ends) if record["epoch"] > 0), None)
+    return int(end["step"]) // int(end["epoch"]) or None if end else None
 
 
 class MetricsTail:
@@ -256,36 +248,39 @@ class MetricsTail:
         self._forget()
 
     def _forget(self) -> None:
-        self._records: list[Record] = []
-        self._offset = 0
+        self._history = History(self.path)
+        self._lines = LineReader()
         self._file: tuple[int, int] | None = None
         self._head = b""
 
-    def read(self) -> list[Record]:
-        """Return all whole lines so far."""
+    def read(self) -> History:
+        """Return what is used of all whole lines so far.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 facts = os.fstat(file.fileno())
                 head = file.read(HEAD_BYTES)
                 identity = (facts.st_dev, facts.st_ino)
                 same = identity == self._file and head.startswith(self._head)
-                if not same or facts.st_size < self._offset:
+                if not same or facts.st_size < self._lines.offset:
                     self._forget()
-                file.seek(self._offset)
-                new, end, _ = file.read().rpartition(b"\n")
+                self._file = identity
+                for line in self._lines.read(file, facts.st_size):
+                    record = metrics_record(line)
+                    if record is not None:
+                        self._history.add(record)
         except FileNotFoundError:
             self._forget()
             self.written_at = None
-            return []
+            return self._history
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
         self.written_at = facts.st_mtime
-        self._file = identity
-        self._offset += len(new) + len(end)
-        self._head = head[: self._offset]
-        lines = new.decode(errors="replace").split("\n")
-        self._records += [record for line in lines if (record := metrics_record(line)) is not None]
-        return list(self._records)
+        self._head = head[: self._lines.offset]
+        return self._history.copy()
 
 
 def status_json(status: RunStatus) -> dict[str, Any]:

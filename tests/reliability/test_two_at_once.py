@@ -182,7 +182,7 @@ def test_a_training_whose_folder_was_replaced_writes_nothing_into_the_new_one(
 
 
 def test_a_signal_ends_the_wait_for_another_writer(tmp_path: Path) -> None:
-    with locked(tmp_path), StopFlag() as stop:
+    with place_held(tmp_path / "corpus", NEVER), StopFlag() as stop:
         asks_to_stop = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
         asks_to_stop.start()
         with pytest.raises(Stopped), place_held(tmp_path / "corpus", stop):
@@ -190,6 +190,7 @@ def test_a_signal_ends_the_wait_for_another_writer(tmp_path: Path) -> None:
         asks_to_stop.join()
     with place_held(tmp_path / "corpus", NEVER):
         pass  # nothing is held any more
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_holder_that_has_not_yet_written_its_number_is_not_misnamed(tmp_path: Path) -> None:
