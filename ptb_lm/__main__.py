@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ["COLUMNS"] = str(LONGEST_MESSAGE)
     if is_whole_process:
         sys.excepthook = _show_traceback
+        sys.unraisablehook = _end_if_interrupted
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_StreamFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -133,6 +134,15 @@ class _StreamFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return for_stream(super().format(record), sys.stderr)
+
+
+def _end_if_interrupted(ignored: "sys.UnraisableHookArgs") -> None:
+    """End at a Ctrl-C that came within a callback of the interpreter, where Python ignores it."""
+    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(ignored)
+        return
+    _complain("stopped by Ctrl-C")
+    os._exit(SIGINT_EXIT_CODE)
 
 
 def _show_traceback(

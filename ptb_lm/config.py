@@ -419,7 +419,11 @@ def _parse_assignment(assignment: str) -> tuple[tuple[str, str], Any]:
     key, equals, text = assignment.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
-        raise InputError(f"--set {_cut(assignment)}: expected section.key=value")
+        sections = [
+            each for each in Config.model_fields if section in _known_names(Config, (each, ""))
+        ]
+        hint = f"; did you mean {sections[0]}.{section}?" if sections and equals and not dot else ""
+        raise InputError(f"--set {_cut(assignment)}: expected section.key=value{hint}")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except NOT_TOML:

@@ -65,8 +65,10 @@ def locked(path: Path) -> Iterator[os.stat_result]:
         except InputError:
             lock.restore()
             raise
-        with suppress(OSError):
-            os.ftruncate(lock.descriptor, 0)
+        except BaseException:
+            _erase_number(lock.descriptor)
+            raise
+        _erase_number(lock.descriptor)
     finally:
         os.close(lock.descriptor)
 
@@ -283,6 +285,11 @@ def _write_number(descriptor: int) -> None:
     with suppress(OSError):  # a full disk
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _erase_number(descriptor: int) -> None:
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
 
 
 def _in_use(path: Path) -> InputError:

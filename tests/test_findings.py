@@ -15,6 +15,8 @@ from ptb_lm.corpus.load import Corpus, load_corpus
 from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.prepare import prepare
 from ptb_lm.corpus.tokens import PART_TOKENS
+from ptb_lm.corpus.unknown import UnknownWords
+from ptb_lm.corpus.vocabulary import Vocabulary
 
 NOUNS = [f"noun{number}" for number in range(60)]
 
@@ -313,3 +315,27 @@ def test_prepare_logs_and_returns_its_findings(caplog: pytest.LogCaptureFixture)
     (finding,) = prepare(["one.txt"], "out")["warnings"]
     assert (finding["kind"], finding["count"]) == ("blank-lines", 300)
     assert [record.getMessage() for record in caplog.records] == [finding["message"]]
+
+
+def test_copied_test_of_short_lines() -> None:
+    """Where no line has eight words, a split is judged by all its lines."""
+    rng = random.Random(2)
+    words = [f"word{number}" for number in range(60)]
+    lines = [" ".join(rng.choices(words, k=5)) for _ in range(400)]
+    write("text/train.txt", lines)
+    write("text/valid.txt", lines[:40])
+    write("text/test.txt", [" ".join(rng.choices(words, k=5)) for _ in range(40)])
+    found = kinds("info", "--data", "text")
+    assert found == {"repeated-lines": 40}
+
+
+def test_punctuation_of_a_raw_text_is_no_mistake() -> None:
+    """A model of a text whose punctuation is attached is not told to separate it."""
+    raw = Vocabulary(["<eos>", "<unk>", "the", "dog", "dog,", "cat,", "cat", "end."])
+    unknown = UnknownWords(raw)
+    unknown.see(["the", "end,"], raw.encode(["the", "end,"]))
+    assert unknown.explanation() is None
+    spaced = Vocabulary(["<eos>", "<unk>", "the", "dog", ",", ".", "cat", "end"])
+    unknown = UnknownWords(spaced)
+    unknown.see(["the", "end,"], spaced.encode(["the", "end,"]))
+    assert "put spaces around punctuation" in str(unknown.explanation())

@@ -660,4 +660,7 @@ def test_many_files_are_opened_one_after_another(
     assert most == 1
     outcome = ptb_lm("score", LAST, *files, str(tmp_path), "missing.txt")
     assert (outcome.code, outcome.out) == (2, "")  # known before the first is read
-    assert outcome.err == f"error: {tmp_path}: cannot be read: Is a directory\n"
+    assert (
+        outcome.err
+        == f"error: {tmp_path}: cannot be read: Is a directory; name the text files in it\n"
+    )

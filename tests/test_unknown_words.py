@@ -121,7 +121,7 @@ def test_score_reports_each_mode(model: str, options: list[str], form: list[str]
 
 def test_score_reports_nbest(model: str) -> None:
     outcome = done("score", model, "nbest.txt", "--nbest", "numbered")
-    assert outcome.err == WARNING.replace("text.txt", "nbest.txt")
+    assert outcome.err.endswith("\n" + WARNING.replace("text.txt", "nbest.txt"))
 
 
 def test_score_reports_several_texts_together(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_home_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     outcome = ptb_lm("data", "info")
     assert outcome.err.startswith(f"error: {home}/data/ptb: ")
     outcome = ptb_lm("data", "fetch", "--from=~/text")
-    assert outcome.err.startswith(f"error: {home}/text: expected ")
+    assert outcome.err.startswith(f"error: {home}/text/train.txt: ")
 
 
 def test_home_in_functions(home: Path) -> None:

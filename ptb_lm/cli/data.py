@@ -48,7 +48,8 @@ def data_fetch(
 @data_app.command("prepare")
 def data_prepare(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Texts; - is standard input.")
+        list[Path],
+        typer.Argument(metavar="FILE", help="Texts, compressed or not; - is standard input."),
     ],
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where train.txt, valid.txt and test.txt go.")

@@ -30,7 +30,8 @@ def evaluate(
     text: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A text of your own instead of a split; - is standard input."
+            metavar="FILE",
+            help="A text of your own instead of a split, compressed or not; - is standard input.",
         ),
     ] = None,
     protocol: Annotated[

@@ -1,5 +1,6 @@
 """``ptb-lm score``."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ def score(
         list[Path] | None,
         typer.Argument(
             metavar="FILE",
-            help="Texts, read one after another, - being standard input; default: standard input.",
+            help="Texts, compressed or not, in turn; - is standard input; default: standard input.",
         ),
     ] = None,
     per_word: Annotated[
@@ -134,15 +135,18 @@ def _require_no_models(checkpoint: Path, files: Iterable[Path]) -> None:
     """Raise InputError if a model stands among the texts, after the one to score with."""
     from ptb_lm.evaluation.trained import file_kind
 
-    if file_kind(checkpoint) is None:  # which has an error of its own
-        return
-    for path in files:
-        kind = file_kind(path)
-        if kind is not None:
+    kinds = {path: kind for path in files if (kind := file_kind(path)) is not None}
+    if file_kind(checkpoint) is not None:
+        for path, kind in kinds.items():
             raise InputError(
                 f"{path}: {kind}, and not a text; score takes one model, before the texts: score "
                 "with each model in a call of its own"
             )
+    elif kinds and checkpoint.is_file():
+        raise InputError(
+            f"{checkpoint}: not a checkpoint; the model comes first: ptb-lm score "
+            f"{shlex.quote(str(next(iter(kinds))))} {shlex.quote(str(checkpoint))}"
+        )
 
 
 def _after_what_is_written(lines: Iterable[str]) -> Iterator[str]:

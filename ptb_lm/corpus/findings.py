@@ -30,6 +30,7 @@ from ptb_lm.corpus.splits import BUILT_IN, files_like
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.tokens import PART_TOKENS, count_types, parts_of
 from ptb_lm.corpus.unknown import SPELLINGS_OF_UNKNOWN, is_unspaced
+from ptb_lm.paths import named_path
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,18 @@ MOST_REPEATED = 0.02
 MOST_REPEATED_BY_CHANCE = 0.5
 """The same for a text whose training part repeats its own lines."""
 
-MOST_BLANK = 0.01
+FEWEST_LONG_LINES = 10
+"""A split with fewer is judged by all its lines."""
+
+MOST_SHORT_REPEATED = 0.9
+"""The greatest share of repeated lines that passes in a split of short lines."""
+
+MOST_BLANK = 0.001
+"""The same for blank lines."""
+
+MOST_OTHER_LINE_ENDS = 0.01
+"""The same for line ends of Unicode, for each line feed."""
+
 LONGEST_MEAN_WORD = 20
 LONGEST_MEAN_UNSPACED_WORD = 7
 """Texts with longer words on average have no spaces; the second is for Chinese and the like."""
@@ -129,7 +141,7 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
     """
     if corpus.name in BUILT_IN:  # known to the byte
         return []
-    folder, index = Path(corpus.name), corpus.vocabulary.index
+    folder, index = named_path(corpus.name), corpus.vocabulary.index
     texts, shares = [], {}
     for split, tokens in corpus.splits.items():
         stop.check()
@@ -202,7 +214,7 @@ def file_findings(name: str, oddities: Oddities) -> Iterator[Finding]:
     """Find other line ends than line feeds, and byte order marks inside a file."""
     for character, count in oddities.separators.items():
         # Those of Unicode may stand in an ordinary text now and then; a CR alone does not.
-        if not count or (character != "\r" and count < MOST_BLANK * oddities.line_feeds):
+        if not count or (character != "\r" and count < MOST_OTHER_LINE_ENDS * oddities.line_feeds):
             continue
         remedy = "replace them by line feeds"
         if character == "\r":
@@ -339,29 +351,35 @@ def repetition_findings(
 ) -> Iterator[Finding]:
     """Find texts of which the training text has a part.
 
-    In a text of few words and forms lines are repeated by chance, in the training text as well as
-    between the splits. That is reported only if most lines of a split are repeated.
+    Short lines are repeated by chance, so that only long ones count where a split has some. In a
+    text of few words and forms long lines are repeated too, in the training text as well as between
+    the splits: that is reported only if most lines of a split are repeated.
 
     Args:
         others: hashes of the lines of each other split, by what to call it.
         train: those of the training text; sorted in place.
         train_name: what to call the training text.
     """
-    usual = share_of_copies(train)
+    usual, usual_of_all = share_of_copies(train), share_of_copies(train, only_long=False)
+    most = min(max(MOST_REPEATED, 2 * usual), MOST_REPEATED_BY_CHANCE)
     parts = np.array_split(train, 1 + len(train) // PART_TOKENS)
     are_repeated = are_in(np.concatenate([*others.values()]), parts)
     for split, hashes in others.items():
         repeated, are_repeated = are_repeated[: len(hashes)], are_repeated[len(hashes) :]
+        lines, count = int(np.count_nonzero(hashes)), int(repeated.sum())
         is_long = hashes % np.uint64(2) == 1
-        lines, long_lines = int(np.count_nonzero(hashes)), int(np.count_nonzero(is_long))
-        count, long_count = int(repeated.sum()), int((repeated & is_long).sum())
-        share = min(max(MOST_REPEATED, 2 * usual), MOST_REPEATED_BY_CHANCE)
-        if long_count > max(1, share * long_lines):
+        long_lines, long_count = int(is_long.sum()), int((repeated & is_long).sum())
+        if long_lines < FEWEST_LONG_LINES:
+            share, detail = count / max(lines, FEWEST_LONG_LINES), ""
+            is_copied = share > MOST_SHORT_REPEATED > usual_of_all
+        else:
+            is_copied = long_count > max(1, most * long_lines)
+            detail = f" ({long_count:,} of the {long_lines:,} with {LONG_LINE} known words or more)"
+        if is_copied:
             yield Finding(
                 "repeated-lines",
                 count,
-                f"{count:,} of {lines:,} lines of {split} stand in {train_name} too "
-                f"({long_count:,} of the {long_lines:,} with {LONG_LINE} known words or more), so "
+                f"{count:,} of {lines:,} lines of {split} stand in {train_name} too{detail}, so "
                 "that its perplexity is too low; keep each line once before the text is split, as "
                 "with: awk '!seen[$0]++'",
             )

@@ -73,17 +73,18 @@ def are_in(hashes: LineHashes, other: Iterable[LineHashes]) -> NDArray[np.bool_]
     return found[np.searchsorted(wanted, hashes)]
 
 
-def share_of_copies(hashes: LineHashes) -> float:
-    """Return the share of the long lines that stand in their own text more than once.
+def share_of_copies(hashes: LineHashes, *, only_long: bool = True) -> float:
+    """Return the share of the lines that stand in their own text more than once.
 
     Args:
         hashes: of the lines, (L,); sorted in place.
+        only_long: whether short lines do not count; lines of no word never do.
     """
     hashes.sort()
     same = hashes[1:] == hashes[:-1]
     is_copy = np.append(same, False) | np.append(False, same)
-    is_long = hashes % np.uint64(2) == 1
-    return float(is_copy[is_long].mean()) if is_long.any() else 0.0
+    counts = hashes % np.uint64(2) == 1 if only_long else hashes > 0
+    return float(is_copy[counts].mean()) if counts.any() else 0.0
 
 
 def count_blank_lines(tokens: TokenIds, line_end: int) -> int:

@@ -20,7 +20,7 @@ from ptb_lm.corpus.tokens import TokenIds, count_token, parts_of
 from ptb_lm.corpus.unknown import UnknownWords
 from ptb_lm.corpus.vocabulary import Vocabulary, encode_training_text
 from ptb_lm.errors import InputError
-from ptb_lm.paths import named_user_path, user_path
+from ptb_lm.paths import named_path, named_user_path, user_path
 from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Corpus:
         """Return the file of a split, or of a built-in corpus its name and the split."""
         if self.name in BUILT_IN:
             return f"{self.name} {split}"
-        return str(split_file(Path(self.name), split))
+        return str(split_file(named_path(self.name), split))
 
     @cached_property
     def sha256(self) -> str:
@@ -77,9 +77,12 @@ def is_corpus(name: str) -> bool:
 def require_corpus(name: str) -> None:
     """Raise InputError if a name is of no corpus; what is in a folder is not looked at."""
     if not is_corpus(name):
+        advice = ""
+        if os.path.isfile(named_user_path(name)):  # noqa: PTH113 - Path's raises of too long a name
+            advice = "; `ptb-lm data prepare` makes such a folder from a text file"
         raise InputError(
             f"--data {name}: expected ptb, synthetic, or a folder with train.txt, valid.txt and, "
-            "if there is to be one, test.txt"
+            f"if there is to be one, test.txt{advice}"
         )
 
 

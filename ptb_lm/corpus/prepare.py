@@ -9,7 +9,7 @@ Shapes: N tokens of the text, L lines, V types as they are written in it, S spli
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ from ptb_lm.corpus.reading import (
 from ptb_lm.corpus.splits import SPLITS, split_file
 from ptb_lm.corpus.text import BYTE_ORDER_MARK, EOS, UNK
 from ptb_lm.corpus.tokens import TokenBuffer, TokenIds, parts_of
+from ptb_lm.corpus.unknown import is_raw
 from ptb_lm.corpus.vocabulary import WordIds
 from ptb_lm.durable import current_folder_is_in, durable_folder
 from ptb_lm.errors import InputError
@@ -167,7 +168,8 @@ def prepare(
     }
     with _explained(peculiar):
         _require_words(description["splits"], text.name)
-    found = [*peculiar, *_unknown_findings(description["splits"], preparation, peculiar)]
+    words = {*spelling}
+    found = [*peculiar, *_unknown_findings(description["splits"], words, preparation, peculiar)]
     found += _repetition_findings(text, spelling, preparation, stop)
     with place_held(folder, stop) as place:
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
@@ -371,9 +373,19 @@ def _require_words(splits: Mapping[str, dict[str, Any]], name: str) -> None:
 
 
 def _unknown_findings(
-    splits: Mapping[str, dict[str, Any]], preparation: Preparation, peculiar: Sequence[Finding]
+    splits: Mapping[str, dict[str, Any]],
+    words: Collection[str],
+    preparation: Preparation,
+    peculiar: Sequence[Finding],
 ) -> Iterator[Finding]:
-    """Find too much or too little ``<unk>``, with the option that changes it."""
+    """Find too much or too little ``<unk>``, with what changes it.
+
+    Args:
+        splits: what is known of each.
+        words: the vocabulary.
+        preparation: the options.
+        peculiar: what has been found already.
+    """
     shares = {
         split: UnknownShare(round(facts["unknown_share"] * facts["tokens"]), facts["tokens"])
         for split, facts in splits.items()
@@ -383,6 +395,7 @@ def _unknown_findings(
         *(["raise --max-vocab"] if preparation.max_vocab is not None else []),
         *(["lower --min-count"] if preparation.min_count > 2 else []),
         *([] if preparation.lower else ["use --lower"]),
+        *(["put spaces around punctuation"] if is_raw(words) else []),
     ]
     return unknown_findings(
         shares,

@@ -98,7 +98,7 @@ def opened(path: Path, stop: StopFlag = NEVER) -> Iterator[IO[bytes]]:
         with stop.while_waiting():
             file = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise _unreadable(str(path), error) from None
     with file:
         yield _unpacked(file, path, stop)
 
@@ -164,7 +164,7 @@ def require_readable(paths: Iterable[Path]) -> None:
             if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
                 path.open("rb").close()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+            raise _unreadable(str(path), error) from None
 
 
 def _parts_of(path: Path, stop: StopFlag) -> Iterator[bytes]:
@@ -181,7 +181,12 @@ def _read(read: Callable[[], T], name: str, stop: StopFlag) -> T:
         with stop.while_waiting():
             return read()
     except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: OSError) -> InputError:
+    advice = "; name the text files in it" if isinstance(error, IsADirectoryError) else ""
+    return InputError(f"{name}: cannot be read: {error.strerror}{advice}")
 
 
 def _size(file: IO[bytes]) -> int | None:

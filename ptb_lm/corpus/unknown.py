@@ -4,7 +4,7 @@ import html
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, TypeVar
 
@@ -44,11 +44,21 @@ _NUMBER = re.compile(r"[^\w\s]*\d[\d.,:/-]*[^\w\s]*")
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|S|re|ve|ll|d|m))$")
 _SENTENCE_MARKS = {*".,;:!?\u3002\uff0c\u3001"}
 _PIECE = re.compile(r"n't|'\w+|\w+")
+_ATTACHED = re.compile(r"\w[,;:!?\u3002\uff0c\u3001]")
+_RAW_SHARE = 0.02
+"""A vocabulary with a greater share of words that end in a mark is of a raw text. The Penn
+Treebank has none, English prose of which nobody has separated the words a seventh."""
 
 
 def is_unspaced(word: str) -> bool:
     """Return whether most of a word is written in a script without spaces between words."""
     return 2 * len(_UNSPACED.findall(word)) > len(word)
+
+
+def is_raw(words: Collection[str]) -> bool:
+    """Return whether words are of a text whose punctuation is attached to them."""
+    attached = sum(_ATTACHED.fullmatch(word, max(0, len(word) - 2)) is not None for word in words)
+    return attached > _RAW_SHARE * len(words)
 
 
 _PLAIN_CHANGES: dict[str, Callable[[str], str]] = {
@@ -211,6 +221,10 @@ class UnknownWords:
         return not self._vocabulary.index.keys().isdisjoint(_SENTENCE_MARKS)
 
     @cached_property
+    def _is_raw(self) -> bool:
+        return is_raw(self._vocabulary.words)
+
+    @cached_property
     def _numbers_are_n(self) -> bool:
         index = self._vocabulary.index
         return "N" in index and not any(word.isdigit() for word in index)
@@ -228,6 +242,8 @@ class UnknownWords:
             return "numbers"
         if any(self._knows(other, word) for other in _recased(word)):
             return "case"
+        if self._is_raw:  # there, marks belong to words
+            return "spaces" if self._is_run_on(word) else None
         pieces = _PIECE.findall(_CLITIC.sub(r" \1", word.translate(_PLAIN)))
         if not pieces:
             return None if self._has_marks else "marks"
