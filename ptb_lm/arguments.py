@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ptb_lm.errors import InputError
 from ptb_lm.paths import user_path
 
 T = TypeVar("T")
@@ -66,12 +67,14 @@ def require_path(value: object, name: str, advice: str = "") -> Path:
 
     Raises:
         TypeError: it is neither, or a path of bytes.
-        InputError: it begins with ``~`` and there is no such user.
+        InputError: it is empty, or begins with ``~`` and there is no such user.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         advice = f"; {advice}" if advice else ""
         raise TypeError(f"{name}: expected a path (str or Path), got {kind_of(value)}{advice}")
+    if not path:
+        raise InputError(f"{name}: an empty path")
     return user_path(path)
 
 

@@ -184,7 +184,7 @@ def test_a_device_may_be_pytorchs() -> None:
         (TypeError, "way", {"way": "rms"}),
         (TypeError, "way", {"way": Cache.tuned(10)}),
         (TypeError, "way", {"way": None}),
-        (InputError, "--split", {"split": 1}),
+        (TypeError, "split: expected str, got int", {"split": 1}),
         (InputError, "--protocol", {"protocol": ["stream"]}),
     ],
 )

@@ -42,12 +42,15 @@ def message_of(vocabulary: Sequence[str], text: str) -> str | None:
         (LOWER, "the dog .", "1 of 4", "are punctuation (.), and the vocabulary has none"),
         (["狗", "猫", "看"], "狗看猫\n猫看狗狗", "2 of 4", "are text without spaces"),
         (LOWER, "thedogseesacatthedogseesacatthedogseesacat", "1 of 2", "text without spaces"),
+        (LOWER, "thedogseesacatthecat", "1 of 2", "text without spaces"),
+        (LOWER, "<s> the dog </s>", "2 of 5", "mark the ends of sentences (<s>)"),
+        (CASED, "\u201cthe dog.\u201d the.\u201d", "3 of 4", "have punctuation attached"),
         (["été"], "e\u0301te\u0301 été", "1 of 3", "are known in Unicode form NFC"),
         (["e\u0301te\u0301"], "été", "1 of 2", "are known in Unicode form NFD"),
         (["do", "don't"], "don\u2019t do", "1 of 3", "have curly quotes"),
         (["R&D", "dog"], "R&amp;D dog", "1 of 3", "hold an HTML entity (R&amp;D)"),
         (LOWER, "\ufeffthe dog", "1 of 3", "hold an invisible character"),
-        (LOWER, "<UNK> dog [UNK]", "2 of 4", "are written <UNK>, which only as <unk>"),
+        (LOWER, "<UNK> dog [UNK]", "2 of 4", "are other spellings of the unknown word (<UNK>)"),
         ([*LOWER, "N"], "the 1,200 3.5%", "2 of 4", "are numbers (1,200), which are N in the"),
     ],
 )
@@ -208,3 +211,9 @@ def test_json_of_average_stays_as_it_was(model: str) -> None:
     done("eval", model, "--text", "text.txt", "--save-scores", "scores.npz")
     result: dict[str, Any] = done_json("average", "scores.npz")
     assert list(result) == ["split", "protocol", "members", "average"]
+
+
+def test_lines_ended_by_cr_are_reported(model: str) -> None:
+    Path("cr.txt").write_bytes(b"the dog\rthe dog\rthe dog\r")
+    for command in (("score", model, "cr.txt"), ("eval", model, "--text", "cr.txt")):
+        assert "cr.txt: 3 lines are ended by CR alone" in done(*command).err

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,8 @@ from ptb_lm.cli.app import CKPT, Device, app, flag, require_output, say, show
 from ptb_lm.errors import InputError
 from ptb_lm.stop import StopFlag, Stopped
 
-if TYPE_CHECKING:  # it imports numpy
+if TYPE_CHECKING:  # they import numpy
+    from ptb_lm.corpus.oddities import Oddities
     from ptb_lm.corpus.unknown import UnknownWords
 
 
@@ -56,6 +57,7 @@ def score(
     `pandas.read_csv(FILE, sep="\\t", keep_default_na=False, dtype=str)`
     """
     require_output()
+    from ptb_lm.corpus.oddities import Oddities
     from ptb_lm.corpus.reading import (
         STANDARD_INPUT,
         name_of,
@@ -89,11 +91,14 @@ def score(
     is_typed = STANDARD_INPUT in paths and sys.stdin is not None and sys.stdin.isatty()
     require_readable(path for path in paths if path != STANDARD_INPUT)
     with StopFlag() as stop:
+        oddities = {path: Oddities() for path in paths}
 
         def lines_of_files() -> Iterator[str]:
             for path in paths:
                 with opened(path, stop) as file:
-                    yield from read_lines(file, name_of(path), stop)
+                    for line in read_lines(file, name_of(path), stop):
+                        oddities[path].see(line + "\n")
+                        yield line
 
         lines = _after_what_is_written(lines_of_files())
         answers_at_once = line_buffered or is_typed
@@ -117,15 +122,19 @@ def score(
             for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
                 show(text)
         except (Stopped, BrokenPipeError):  # what has been read is reported all the same
-            _report(unknown, paths)
+            _report(unknown, oddities)
             raise
-        _report(unknown, paths)
+        _report(unknown, oddities)
 
 
-def _report(unknown: "UnknownWords", paths: list[Path]) -> None:
-    """Warn of unknown words in the text scored so far."""
+def _report(unknown: "UnknownWords", oddities: Mapping[Path, "Oddities"]) -> None:
+    """Warn of unknown words and other line ends in the texts scored so far."""
+    from ptb_lm.corpus.findings import announced, file_findings
     from ptb_lm.corpus.reading import name_of
 
+    paths = list(oddities)
+    for path in paths:
+        announced(file_findings(name_of(path), oddities[path]))
     name = name_of(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
     if warning := unknown.message(name):
         say(warning)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptb_lm.corpus.findings import announced, corpus_findings
-from ptb_lm.corpus.load import load_corpus
+from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder
 from ptb_lm.corpus.splits import BUILT_IN, split_file
 from ptb_lm.corpus.text import EOS
@@ -36,8 +36,11 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
     """
     name = path_name(name)
     if name == "ptb" and not is_installed(data_dir):
+        usual = data_dir == data_directory(None)
+        option = "" if usual else f" --data-dir {shlex.quote(str(data_dir))}"
         raise InputError(
-            f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch` gets it"
+            f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch{option}` "
+            "gets it"
         )
     corpus = load_corpus(name, data_dir, stop)
     vocabulary = corpus.vocabulary

@@ -29,7 +29,7 @@ from ptb_lm.corpus.reading import STANDARD_INPUT, name_of
 from ptb_lm.corpus.splits import BUILT_IN, files_like
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.tokens import PART_TOKENS, count_types, parts_of
-from ptb_lm.corpus.unknown import SPELLINGS_OF_UNKNOWN, is_unspaced
+from ptb_lm.corpus.unknown import BOUNDARY_MARKERS, SPELLINGS_OF_UNKNOWN, is_unspaced
 from ptb_lm.paths import named_path
 from ptb_lm.stop import NEVER, StopFlag
 
@@ -61,14 +61,6 @@ LONGEST_MEAN_UNSPACED_WORD = 7
 """Texts with longer words on average have no spaces; the second is for Chinese and the like."""
 
 TYPES_SAMPLED = 10_000
-
-BOUNDARY_MARKERS = {
-    f"{opening}{name}{closing}"
-    for opening, closing in ("<>", "[]")
-    for lower in ("s", "/s", "bos", "sos", "eos", "/eos", "start", "end", "pad")
-    for name in (lower, lower.upper())
-} - {EOS} | {"[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
-"""What other programs write at the beginning and the end of a sentence."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ptb_lm.corpus.text import UNK
+from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.terminal import printable
 
 LONGEST_TRIED = 100
 """Longer words are only tested for being text without spaces: what is kept stays small."""
+
+LONGEST_PLAIN = 20
+"""Longer words are taken for several that nothing separates, if most unknown words are so long."""
 
 WORDS_REMEMBERED = 1 << 14
 
@@ -29,6 +32,14 @@ SPELLINGS_OF_UNKNOWN = {
     for brackets in _BRACKETS
 } - {UNK} | {"UNK", "OOV", "<|unk|>", "\u2047"}
 """What other programs write for an unknown word."""
+
+BOUNDARY_MARKERS = {
+    f"{opening}{name}{closing}"
+    for opening, closing in ("<>", "[]")
+    for lower in ("s", "/s", "bos", "sos", "eos", "/eos", "start", "end", "pad")
+    for name in (lower, lower.upper())
+} - {EOS} | {"[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
+"""What other programs write at the beginning and the end of a sentence."""
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf"
@@ -71,7 +82,9 @@ _PLAIN_CHANGES: dict[str, Callable[[str], str]] = {
 }
 
 _EXPLANATIONS = {
-    "spelling": "are written {word}, which only as <unk> is the unknown word; write it so",
+    "spelling": "are other spellings of the unknown word ({word}); write it <unk>",
+    "markers": "mark the ends of sentences ({word}); each line is ended with <eos> already: remove "
+    "them",
     "invisible": "hold an invisible character such as a byte order mark; remove it",
     "entities": "hold an HTML entity ({word}); replace entities by their characters",
     "composed": "are known in Unicode form NFC; normalize the text to it",
@@ -235,6 +248,8 @@ class UnknownWords:
             return "spaces"
         if word in SPELLINGS_OF_UNKNOWN:
             return "spelling"
+        if word in BOUNDARY_MARKERS:
+            return "markers"
         for reason, change in _PLAIN_CHANGES.items():
             if self._knows(change(word), word):
                 return reason
@@ -246,7 +261,9 @@ class UnknownWords:
             return "spaces" if self._is_run_on(word) else None
         pieces = _PIECE.findall(_CLITIC.sub(r" \1", word.translate(_PLAIN)))
         if not pieces:
-            return None if self._has_marks else "marks"
+            are_known = all(mark in self._vocabulary.index for mark in word.translate(_PLAIN))
+            known_reason = "separate" if are_known and len(word) > 1 else None
+            return known_reason if self._has_marks else "marks"
         if pieces != [word]:
             if all(piece in self._vocabulary.index for piece in pieces):
                 return "separate"
@@ -264,7 +281,7 @@ class UnknownWords:
 
     def _is_run_on(self, word: str) -> bool:
         """Return whether a word looks like several that nothing separates."""
-        if len(word) >= 30:
+        if len(word) >= LONGEST_PLAIN:
             return True
         if not is_unspaced(word):
             return False

@@ -250,6 +250,8 @@ def evaluate(
     require_model(model)
     require_type(way, Way, "way", "try adaptive(Dynamic.tuned('rms'), Cache.tuned(2000))")
     advice = "score(model, lines) takes the lines of a text themselves"
+    if split is not None:
+        require_type(split, str, "split", f"text= takes the path of a text; {advice}")
     file = None if text is None else require_path(text, "text", advice)
     if file is not None and "\n" in str(file):
         raise InputError(f"text: expected the path of a text file, got a text; {advice}")

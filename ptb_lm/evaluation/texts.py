@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptb_lm.corpus.findings import announced, file_findings
 from ptb_lm.corpus.load import Corpus, is_corpus, load_corpus
+from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.reading import name_of, read_words
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.unknown import UnknownWords
@@ -112,10 +114,13 @@ def encoded_split(
 def encoded_file(vocabulary: Vocabulary, path: Path, stop: StopFlag) -> EncodedText:
     """Return a text of the user's, and which of its words the vocabulary lacks.
 
+    Other line ends than line feeds, and byte order marks, are reported.
+
     Raises:
         InputError: it cannot be read.
         Stopped: a signal came.
     """
-    unknown = UnknownWords(vocabulary)
-    tokens = vocabulary.encode_text(read_words(path, stop), unknown.see)
+    unknown, oddities = UnknownWords(vocabulary), Oddities()
+    tokens = vocabulary.encode_text(read_words(path, stop, seen=oddities.see), unknown.see)
+    announced(file_findings(name_of(path), oddities))
     return EncodedText(name_of(path), tokens, unknown)
