@@ -31,7 +31,11 @@ def promises_table(torture: dict[str, Any]) -> str:
             how = f"{_purpose(path, function)} ([{Path(path).stem}](../{path}))"
             lines.append(f"| {said} | {how} | {counted} |")
             said = ""
-    return "\n".join([*lines, "", f"{torture['minutes']:.0f} minutes. {where_measured(torture)}"])
+    lines += ["", f"{torture['minutes']:.0f} minutes. {where_measured(torture)}"]
+    for run in torture.get("later", []):  # of single promises, whose counts have been put in
+        names = " and ".join(name.capitalize() for name in run["promises"])
+        lines[-1] += f" {names}: {run['minutes']:.0f} minutes. {where_measured(run)}"
+    return "\n".join(lines)
 
 
 def _counts(tests: list[dict[str, Any]], promise: str) -> dict[tuple[str, str], Counter[str]]:

@@ -82,7 +82,7 @@ def ends_epoch(record: Record) -> bool:
 
 
 def whole_lines(path: Path, *, warn: bool = True) -> Iterator[tuple[bytes, Record]]:
-    """Yield each line of a metrics file as it is, with its end, and what it holds.
+    """Yield each line of a metrics file as it is, with its end if it has one, and what it holds.
 
     Nothing is yielded if the file is missing. Lines that are not whole, as a crash leaves the last
     one, are left out, for all of which there is one warning at the end.
@@ -96,7 +96,7 @@ def whole_lines(path: Path, *, warn: bool = True) -> Iterator[tuple[bytes, Recor
         if record is None:
             left_out += 1
         else:
-            yield line.removesuffix(b"\n") + b"\n", record
+            yield line, record
     if warn and left_out:
         lines = (
             "a line that is not whole is"

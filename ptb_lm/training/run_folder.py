@@ -319,10 +319,14 @@ class RunFolder:
                 if record["step"] <= step and not is_later_end:
                     yield line
 
-        kept_bytes = sum(len(line) for line in kept_lines(warn=True))
-        if self.metrics.exists() and self.metrics.stat().st_size != kept_bytes:
+        kept_bytes, last = 0, b"\n"
+        for last in kept_lines(warn=True):
+            kept_bytes += len(last)
+        is_whole = last.endswith(b"\n")
+        if self.metrics.exists() and (self.metrics.stat().st_size != kept_bytes or not is_whole):
             with durable_file(self.metrics) as file:
-                file.writelines(kept_lines(warn=False))
+                for line in kept_lines(warn=False):
+                    file.write(line.removesuffix(b"\n") + b"\n")
 
 
 def _has_content(path: Path, content: bytes) -> bool:
