@@ -8,6 +8,8 @@ HIDDEN = "the given URL"
 _AUTHORITY_ENDS = re.compile(r"[/\\?#]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d*)?", re.IGNORECASE)
 _IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]*:/[/\\][^\s'\"<>`]*", re.IGNORECASE)
+_AS_PATH = re.compile(r"\b(https?|ftps?):/(?![/\\])", re.IGNORECASE)
+"""The beginning of a URL that was taken for a path, in which two slashes count as one."""
 
 
 def without_secrets(url: str) -> str:
@@ -31,4 +33,4 @@ def without_secrets(url: str) -> str:
 
 def text_without_secrets(text: str) -> str:
     """Return a text in which each URL is written as :func:`without_secrets` returns it."""
-    return _IN_TEXT.sub(lambda match: without_secrets(match[0]), text)
+    return _IN_TEXT.sub(lambda match: without_secrets(match[0]), _AS_PATH.sub(r"\1://", text))

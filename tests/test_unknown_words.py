@@ -217,3 +217,5 @@ def test_lines_ended_by_cr_are_reported(model: str) -> None:
     Path("cr.txt").write_bytes(b"the dog\rthe dog\rthe dog\r")
     for command in (("score", model, "cr.txt"), ("eval", model, "--text", "cr.txt")):
         assert "cr.txt: 3 lines are ended by CR alone" in done(*command).err
+    Path("crlf.txt").write_bytes(b"the dog\r\nthe dog\r\n")
+    assert done("score", model, "crlf.txt").err == ""

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,9 +96,7 @@ def score(
         def lines_of_files() -> Iterator[str]:
             for path in paths:
                 with opened(path, stop) as file:
-                    for line in read_lines(file, name_of(path), stop):
-                        oddities[path].see(line + "\n")
-                        yield line
+                    yield from read_lines(file, name_of(path), stop, oddities[path].see)
 
         lines = _after_what_is_written(lines_of_files())
         answers_at_once = line_buffered or is_typed
@@ -122,19 +120,20 @@ def score(
             for text in as_json_lines(rows) if json_lines else as_tsv(rows, kind):
                 show(text)
         except (Stopped, BrokenPipeError):  # what has been read is reported all the same
-            _report(unknown, oddities)
+            _report(unknown, paths, oddities)
             raise
-        _report(unknown, oddities)
+        _report(unknown, paths, oddities)
 
 
-def _report(unknown: "UnknownWords", oddities: Mapping[Path, "Oddities"]) -> None:
+def _report(
+    unknown: "UnknownWords", paths: Sequence[Path], oddities: Mapping[Path, "Oddities"]
+) -> None:
     """Warn of unknown words and other line ends in the texts scored so far."""
     from ptb_lm.corpus.findings import announced, file_findings
     from ptb_lm.corpus.reading import name_of
 
-    paths = list(oddities)
-    for path in paths:
-        announced(file_findings(name_of(path), oddities[path]))
+    for path, found in oddities.items():
+        announced(file_findings(name_of(path), found))
     name = name_of(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
     if warning := unknown.message(name):
         say(warning)

@@ -108,13 +108,19 @@ def _unpacked(file: IO[bytes], path: Path, stop: StopFlag) -> IO[bytes]:
     return _read(partial(unpacked, file, name), name, stop)
 
 
-def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[str]:
+def read_lines(
+    file: IO[bytes],
+    name: str,
+    stop: StopFlag = NEVER,
+    seen: Callable[[str], None] = lambda line: None,
+) -> Iterator[str]:
     """Read a text line by line as it comes, holding no more than one.
 
     Args:
         file: see :func:`opened`.
         name: what to call it.
         stop: heard while a line is waited for.
+        seen: called with each line as it is in the file, with its line feed.
 
     Yields:
         each line without its line feed.
@@ -125,6 +131,7 @@ def read_lines(file: IO[bytes], name: str, stop: StopFlag = NEVER) -> Iterator[s
         Stopped: a signal came.
     """
     for line in decoded(_lines_of(file, name, stop), name):
+        seen(line)
         yield line.removesuffix("\n")
 
 
