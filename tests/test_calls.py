@@ -59,3 +59,8 @@ def test_contradiction_writes_nothing(empty_workplace: Path) -> None:
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_folder_called_as_a_built_in_corpus_is_another() -> None:
+    with pytest.raises(InputError, match="contradict"):
+        resolve("small", ["run.data=./ptb"], {"data": "ptb"})

@@ -66,7 +66,8 @@ def main() -> None:
     """Do one task of one preset, as often as standard input asks for it."""
     task_name, *words = sys.argv[1:]
     subject = Subject(*words)
-    logging.getLogger("ptb_lm").setLevel(logging.WARNING)
+    # Not of progress, and not of the perplexity of a text that is drawn at random.
+    logging.getLogger("ptb_lm").setLevel(logging.ERROR)
     try:
         with TASKS[task_name](subject) as task:
             for line in sys.stdin:
