@@ -37,10 +37,10 @@ def describe_corpus(name: str, data_dir: Path, stop: StopFlag = NEVER) -> dict[s
     name = path_name(name)
     if name == "ptb" and not is_installed(data_dir):
         usual = data_dir == data_directory(None)
-        option = "" if usual else f" --data-dir {shlex.quote(str(data_dir))}"
+        where = "" if usual else f", with --data-dir {shlex.quote(str(data_dir))}"
         raise InputError(
-            f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch{option}` "
-            "gets it"
+            f"{ptb_folder(data_dir)}: the Penn Treebank is not there; `ptb-lm data fetch` gets it"
+            f"{where}"
         )
     corpus = load_corpus(name, data_dir, stop)
     vocabulary = corpus.vocabulary
