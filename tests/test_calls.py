@@ -1,4 +1,4 @@
-"""What one call says twice: an option of the command line and ``--set`` for the same key."""
+"""Calls that give one key twice: by an option and by ``--set``."""
 
 from pathlib import Path
 

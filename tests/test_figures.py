@@ -320,7 +320,7 @@ def set_metrics(folder: Path, value: object) -> None:
 
 
 def printed_about(*runs: str) -> str:
-    """What report, compare and watch print and write about runs."""
+    """Output and files of report, compare and watch about runs."""
     shown = [
         done("report", *runs, on_terminal=True).out,
         done("report", *runs, "--out", "page").out,

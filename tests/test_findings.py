@@ -1,4 +1,4 @@
-"""What is peculiar about a corpus is said by `data prepare`, `data info` and `train` alike."""
+"""Findings about a corpus: `data prepare`, `data info` and `train` report the same ones."""
 
 import random
 import subprocess

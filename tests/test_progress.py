@@ -55,7 +55,7 @@ def test_the_line_of_an_epoch_fits_80_columns(caplog: pytest.LogCaptureFixture) 
 
 
 def log_of(run: str) -> list[str]:
-    """What a training says, without the warning that its text has much <unk>."""
+    """Return the log of a training, without the warning that its text has much <unk>."""
     lines = done(*train_arguments(run)).err.splitlines()
     return [line for line in lines if not line.startswith("<unk> is more than a tenth")]
 

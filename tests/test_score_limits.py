@@ -1,4 +1,4 @@
-"""What ``score`` and ``generate`` refuse by its size or kind, and the memory that they take."""
+"""Inputs that ``score`` and ``generate`` refuse by size or kind, and the memory they take."""
 
 import os
 import subprocess

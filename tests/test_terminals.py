@@ -1,4 +1,4 @@
-"""What reaches a terminal: no escape sequence of a name or a word, whatever size it says it has."""
+"""Output on terminals of any size: no escape sequence of a name or a word reaches them."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def on_terminal(
     size: tuple[int, int] = (24, 80),
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Run the program on a terminal of so many rows and columns; return its code and output."""
+    """Run the program on a terminal of these rows and columns; return its code and output."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     variables = plain_environment() | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}

@@ -1,4 +1,4 @@
-"""What a user should know about a corpus before training on it.
+"""Findings about a corpus that its user should know before training on it.
 
 Each finding is one line with a count and a remedy. None of them changes what is read.
 """
@@ -88,7 +88,7 @@ def announced(findings: Iterable[Finding]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What the findings about one text rest on.
+    """The facts that the findings about one text are made from.
 
     Attributes:
         name: the file, or another name that a message begins with.

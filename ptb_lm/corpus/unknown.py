@@ -31,7 +31,7 @@ SPELLINGS_OF_UNKNOWN = {
     for name in (lower, lower.upper(), lower.capitalize())
     for brackets in _BRACKETS
 } - {UNK} | {"UNK", "OOV", "<|unk|>", "\u2047"}
-"""What other programs write for an unknown word."""
+"""Spellings of the unknown word in other programs."""
 
 BOUNDARY_MARKERS = {
     f"{opening}{name}{closing}"
@@ -39,7 +39,7 @@ BOUNDARY_MARKERS = {
     for lower in ("s", "/s", "bos", "sos", "eos", "/eos", "start", "end", "pad")
     for name in (lower, lower.upper())
 } - {EOS} | {"[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
-"""What other programs write at the beginning and the end of a sentence."""
+"""Words that other programs write at the beginning and the end of a sentence."""
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf"

@@ -22,7 +22,7 @@ BOMB_RATIO = 100
 
 
 class _Decompressor(Protocol):
-    """What the standard library's decompressors of bzip2 and xz have in common."""
+    """The interface that the standard library's decompressors of bzip2 and xz share."""
 
     @property
     def eof(self) -> bool: ...

@@ -81,7 +81,7 @@ def generate(
 
     Args:
         model: see :func:`~ptb_lm.evaluation.trained.load`.
-        prompt: a text, or words, that the text goes on from; it is split at white space. None
+        prompt: a text, or words, that the drawn text continues; it is split at white space. None
             stands for the beginning of a sentence.
         count: how many words to draw, ``<eos>`` among them; fewer if it is the end.
         sampling: what may be drawn, and how likely.

@@ -13,7 +13,7 @@ FORMATS = {
     "numbered": "`id text`, with the ids utterance-1, utterance-2, …",
     "repeated": "`id text`, with the utterance's own id in each of its lines",
 }
-"""What the lines are, by convention."""
+"""A description of the lines, by convention."""
 
 LINES_LOOKED_AT, WORDS_LOOKED_AT = 1000, 50_000
 """A list is judged after that many lines or words, or at its end: before any of it is scored."""
@@ -24,13 +24,13 @@ FIRST_LINES = {
     r"#!MLF!#": "it is a master label file of HTK",
     r"\{\s*($|[\"'])|\[\s*($|[\"'{\[])": "it is JSON",
 }
-"""What the first line of a list in another format is, by a pattern for its beginning."""
+"""Names of other formats, by a pattern for the beginning of their first line."""
 
 NAMES_OF_IDS = {"id", "key", "name", "file", "audio", "segment", "utt", "utterance", "hyp_id"} | {
     f"{what}{between}id" for what in ("utt", "utterance", "segment", "seg") for between in ("", "_")
 }
 NAMES_OF_TEXTS = {"text", "hyp", "hypothesis", "transcript", "transcription", "sentence", "words"}
-"""What columns are called in the header of a table."""
+"""Names of columns in the header of a table."""
 
 SCORE = re.compile(
     r"""\(?                             # SRILM writes (-123.4)
@@ -45,7 +45,7 @@ PLACES_OF_SCORES = {0: "first", 1: "second", 2: "third", -1: "last"}
 
 Line = Sequence[str]
 Unlike = tuple[str, str]
-"""What a list is instead, and how to convert it."""
+"""The format that a list has instead, and how to convert it."""
 
 
 class Look:

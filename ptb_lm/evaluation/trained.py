@@ -140,7 +140,7 @@ def file_kind(path: Path) -> str | None:
             return "a run folder"
         is_exported = (path / CONFIG).exists() or (path / WEIGHTS).exists()
         return "an exported model" if is_exported else None
-    if not os.path.isfile(path):  # noqa: PTH113 - likewise; a pipe is not opened
+    if not os.path.isfile(path):  # noqa: PTH113 - as above; a pipe is not opened
         return None
     with suppress(OSError), path.open("rb") as file:
         head = file.read(9)

@@ -14,7 +14,7 @@ TRAIN_AGAIN = (
     "the training has diverged; train again with a lower training.learning_rate, or use a "
     "checkpoint from before that, such as best.pt"
 )
-"""What to do about a model whose figures are not numbers."""
+"""The remedy for a model whose figures are not numbers."""
 
 
 def perplexity(nll: float, tokens: int) -> float:

@@ -1,4 +1,4 @@
-"""What reports and views use of a run's metrics, kept while the file is read line by line."""
+"""The part of a run's metrics that reports and views use, kept while the file is read."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ MOST_EPOCHS = 100_000
 
 @dataclass
 class History:
-    """What is used of the metrics of a run, line by line.
+    """The part of a run's metrics that is used, added to line by line.
 
     Attributes:
         path: of the metrics, for a message.

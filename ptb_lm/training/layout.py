@@ -30,8 +30,8 @@ _OPCODES = _MEMO | {
 _MOST_OPCODES = 20_000
 
 _USUAL_VALUES_BYTES = 32 << 20
-"""What the plain values may take in any case, the vocabulary among them; else as much as the
-tensors."""
+"""Bytes that the plain values, the vocabulary included, may always take. They may take more where
+the tensors do."""
 
 _LONGEST_DIRECTORY = 4 << 20
 """Bytes of the list of entries; ours have about 100 for each tensor."""

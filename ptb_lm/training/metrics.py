@@ -25,7 +25,7 @@ KEYS = ("step", "epoch")
 """Every line has these."""
 
 LARGEST_FIGURE = 1e100
-"""What is beyond it is no figure of a run, and sums and ratios of such would overflow."""
+"""Larger numbers are no figures of a run, and sums and ratios of them would overflow."""
 
 LEAST_PERPLEXITY = 0.9
 """None is below 1, apart from rounding; ratios to one of 0 would not be numbers."""

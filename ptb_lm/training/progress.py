@@ -126,7 +126,7 @@ class Progress:
         self._warn_of_guessing("validation", both, WORSE)
 
     def _warn_of_guessing(self, text: str, perplexity: float, times: int) -> None:
-        """Warn once if a model is so many times worse than guessing among all words."""
+        """Warn once if a model is ``times`` times worse than guessing among all words."""
         words = len(self.run.corpus.vocabulary)
         if self.has_warned or perplexity <= times * words:
             return

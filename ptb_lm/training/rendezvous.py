@@ -36,7 +36,7 @@ _AGENT_HOSTS = "TORCHELASTIC_USE_AGENT_STORE"  # between torchrun and PyTorch; u
 
 @dataclass(frozen=True)
 class Place:
-    """What the environment says of this process.
+    """The place of this process among the others, as the environment has it.
 
     Attributes:
         rank: the number of this process, from 0.

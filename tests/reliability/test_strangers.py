@@ -354,7 +354,7 @@ AMOUNTS = {
     **{f"metrics of {what}": (2 * 10**6, 4 * 10**7) for what in LINES},
     "values of zeros": (4 * 10**7, 4 * 10**8),
 }
-"""Bytes in the short and the full form of what is really written; of all else 0.3 and 3 GB."""
+"""Bytes that are really written, in the short and the full form; sparse files have 0.3 and 3 GB."""
 
 
 @pytest.mark.promise("strangers")
@@ -530,8 +530,8 @@ with place_held(Path(sys.argv[1]), NEVER):
 
 @pytest.mark.promise("strangers")
 def test_wait_for_another_writer(workplace: Path, tally: Tally) -> None:
-    """Whoever waits for another process of ours names it, goes on when it ends, and is ended by a
-    signal at once."""
+    """A call that waits for another process of ours names that process, continues when it has
+    ended, and is itself ended by a signal at once."""
     for name, command in list(MADE.items())[: tally.amount(1, 2)]:
         holding = subprocess.Popen(
             [sys.executable, "-c", HOLD, name],
