@@ -35,6 +35,9 @@ from ptb_lm.regular import read_small
 FLOAT32_MAX = 3.4e38
 LONGEST_SHOWN = 200
 
+BUILT_IN = ("ptb", "synthetic")
+"""Names that ``run.data`` may have; any other is a folder."""
+
 LARGEST_FILE = 1 << 20
 """Bytes of a config; ours have about 1,000."""
 
@@ -321,7 +324,7 @@ def _same(path: tuple[str, str], one: Any, other: Any) -> bool:
     """Whether two values given for one key are the same; 1, 1.0 and true are not."""
     if type(one) is not type(other):
         return False
-    if path == ("run", "data") and not {one, other} & {"ptb", "synthetic"}:
+    if path == ("run", "data") and not {one, other} & {*BUILT_IN}:
         return os.path.realpath(named_path(one)) == os.path.realpath(named_path(other))
     return bool(one == other)
 

@@ -36,7 +36,7 @@ from ptb_lm.evaluation.dynamic import (
     sgd_paces,
 )
 from ptb_lm.evaluation.scores import figure
-from ptb_lm.evaluation.texts import tokens_of_split
+from ptb_lm.evaluation.texts import encoded_split
 from ptb_lm.evaluation.trained import TrainedModel, load
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.environment import describe_environment
@@ -150,7 +150,7 @@ class Study:
             content = load_tensors(path)
             if content["weights_sha256"] == owner:
                 return {name: value.clone() for name, value in content["mean_squares"].items()}
-        text = tokens_of_split(self.model, "train", data_directory(None), self.stop)
+        text = encoded_split(self.model, "train", data_directory(None), self.stop).tokens
         segment = Dynamic.tuned("rms").segment
         found = gradient_mean_squares(self.model.network, text, segment, self.stop)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class Study:
         self, split: str, dynamic: Dynamic | None, cache: Cache | None, targets: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ln p_vocab and ln p_cache of a split's targets, or the first so many."""
-        tokens = tokens_of_split(self.model, split, data_directory(None), self.stop)
+        tokens = encoded_split(self.model, split, data_directory(None), self.stop).tokens
         head = tokens if targets is None else tokens[: targets + 1]
         network, stop = self.model.network, self.stop
         if dynamic is None:

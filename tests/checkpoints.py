@@ -23,7 +23,8 @@ from ptb_lm.__main__ import main
 from ptb_lm.durable import PARTIAL
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.metrics import read_metrics
+from ptb_lm.training.run_folder import RunFolder
 
 TEXT_SEED = 2
 """Of a random text on which the second epoch is the better, so that it writes a ``best.pt``."""

@@ -19,9 +19,10 @@ from torch import Tensor
 from ptb_lm.config import Config, resolve
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
+from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import FREE_ON_RESUMPTION, open_run
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.run_folder import RunFolder
 
 SECONDS = 120.0
 """A safety net: no process here takes more than a few."""

@@ -46,7 +46,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_settings_are_chosen_by_the_validation_text_alone(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read, texts = study.tokens_of_split, []
+    read, texts = study.encoded_split, []
 
     def recorded(model: Any, split: str, *rest: Any) -> Any:
         texts.append(split)
@@ -58,7 +58,7 @@ def test_settings_are_chosen_by_the_validation_text_alone(
         reads.append((split, targets))
         return read_text(self, split, dynamic, cache, targets)
 
-    monkeypatch.setattr(study, "tokens_of_split", recorded)
+    monkeypatch.setattr(study, "encoded_split", recorded)
     monkeypatch.setattr(study.Study, "read", noted)
     assert adapting_page.adapting_block(Path("results")) == "Not yet run."
     assert study.main() == 0

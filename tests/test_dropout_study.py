@@ -15,7 +15,7 @@ from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.scores import figure
-from ptb_lm.training.run_folder import read_metrics
+from ptb_lm.training.metrics import read_metrics
 
 
 @pytest.fixture

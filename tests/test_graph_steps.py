@@ -22,9 +22,9 @@ from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
 from ptb_lm.model.state import detach
 from ptb_lm.training import graph_steps, loop
 from ptb_lm.training.graph_steps import GraphSteps
+from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.sgd import (
     add_rows_,
     clip_factor,

@@ -34,7 +34,8 @@ from ptb_lm.report.table import (
     with_blocks,
     with_results,
 )
-from ptb_lm.training.run_folder import SCORED_SPLITS, read_metrics
+from ptb_lm.training.metrics import read_metrics
+from ptb_lm.training.run_folder import SCORED_SPLITS
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = read_evidence(ROOT / "results")

@@ -14,7 +14,8 @@ from cli_support import contents, done, ptb_lm, train_arguments, write_texts
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from ptb_lm.training.event_file import events_follow_metrics
-from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.metrics import read_metrics
+from ptb_lm.training.run_folder import RunFolder
 
 LOG = ("--log", "tensorboard")
 

@@ -14,9 +14,9 @@ from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
+from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import read_metrics
 from ptb_lm.training.schedule import learning_rate
 from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
 

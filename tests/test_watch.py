@@ -29,7 +29,7 @@ from ptb_lm.config import resolve, to_toml
 from ptb_lm.evaluation.score_file import save_scores
 from ptb_lm.evaluation.scores import ScoredText, Scores
 from ptb_lm.lock import holder, locked
-from ptb_lm.training.elapsed import clock, training_seconds
+from ptb_lm.training.elapsed import TrainingClock, clock
 from ptb_lm.training.history import History
 from ptb_lm.training.metrics import number_in
 from ptb_lm.watch.braille import Line, draw, row_of
@@ -151,12 +151,21 @@ def test_the_clock_runs_on_while_a_training_is_at_work_and_stands_while_none_is(
     assert "ago" not in status_view(stopped, 80).plain
 
 
+def seconds_at(records: list[dict[str, Any]]) -> list[float]:
+    """How long the run had trained at each line."""
+    training, seconds = TrainingClock(), []
+    for record in records:
+        training.add(record)
+        seconds.append(training.seconds(B * T))
+    return seconds
+
+
 def test_seconds_at_each_line_of_the_metrics() -> None:
     lines = [within(200, 1), within(400, 1), end(1, 9.0), within(2100, 2), end(2, 9.0)]
     expected = [10.0, 20.0, EPOCH_SECONDS, EPOCH_SECONDS + 5.0, 2 * EPOCH_SECONDS]
-    assert training_seconds(lines, B * T) == pytest.approx(expected)
+    assert seconds_at(lines) == pytest.approx(expected)
     unknown = [{"step": 200, "epoch": 1}, {**within(300, 1), "words_per_second": None}]
-    assert training_seconds(unknown, B * T) == [0.0, 0.0]
+    assert seconds_at(unknown) == [0.0, 0.0]
     assert clock(3723.4) == "1:02:03"
 
 

@@ -29,8 +29,9 @@ from ptb_lm.model.backends import configure_backends
 from ptb_lm.report.evidence import splits_scored
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training import environment, loop, open_run, run, steps
+from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run as opened
-from ptb_lm.training.run_folder import RunFolder, read_metrics
+from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
 
 LAST = "runs/a/last.pt"

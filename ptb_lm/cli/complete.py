@@ -16,7 +16,7 @@ def preset(incomplete: str) -> list[tuple[str, str]]:
 
 def corpus(incomplete: str) -> list[str]:
     """Return the corpora that have a name."""
-    from ptb_lm.corpus.splits import BUILT_IN
+    from ptb_lm.config import BUILT_IN
 
     return _beginning(incomplete, BUILT_IN)
 

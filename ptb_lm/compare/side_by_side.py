@@ -15,7 +15,7 @@ from ptb_lm.report.averages import Scored
 from ptb_lm.report.evidence import Evidence, read_run, run_folder_at
 from ptb_lm.report.groups import data_of
 from ptb_lm.report.published import percent_above
-from ptb_lm.training.elapsed import number_in
+from ptb_lm.training.metrics import number_in
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 OF_THE_RUN = ("from_step", "steps_per_epoch")

@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from ptb_lm.config import BUILT_IN
 from ptb_lm.corpus.findings import announced, corpus_findings
 from ptb_lm.corpus.load import data_directory, load_corpus
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder
-from ptb_lm.corpus.splits import BUILT_IN, split_file
+from ptb_lm.corpus.splits import split_file
 from ptb_lm.corpus.text import EOS
 from ptb_lm.corpus.tokens import count_token
 from ptb_lm.errors import InputError

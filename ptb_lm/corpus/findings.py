@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptb_lm.config import BUILT_IN
 from ptb_lm.corpus.lines import (
     LONG_LINE,
     LineHashes,
@@ -26,7 +27,7 @@ from ptb_lm.corpus.lines import (
 from ptb_lm.corpus.load import Corpus
 from ptb_lm.corpus.oddities import LINE_SEPARATORS, Oddities
 from ptb_lm.corpus.reading import STANDARD_INPUT, name_of
-from ptb_lm.corpus.splits import BUILT_IN, files_like
+from ptb_lm.corpus.splits import files_like
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.tokens import PART_TOKENS, count_types, parts_of
 from ptb_lm.corpus.unknown import BOUNDARY_MARKERS, SPELLINGS_OF_UNKNOWN, is_unspaced

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from ptb_lm.config import BUILT_IN
 from ptb_lm.corpus.download import fetch_ptb
 from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.ptb import PTB_FILES, is_installed, ptb_folder, read_ptb
 from ptb_lm.corpus.reading import PART_BYTES, read_words, require_readable
-from ptb_lm.corpus.splits import BUILT_IN, files_like, split_file, splits_in
+from ptb_lm.corpus.splits import files_like, split_file, splits_in
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.corpus.text import UNK, decoded, words_of
 from ptb_lm.corpus.tokens import TokenIds, count_token, parts_of

@@ -8,9 +8,6 @@ from pathlib import Path
 SPLITS = ("train", "valid", "test")
 """Of which a folder need not have the last."""
 
-BUILT_IN = ("ptb", "synthetic")
-"""Names of corpora, of which each has all splits; any other is a folder."""
-
 
 def split_file(folder: Path, split: str) -> Path:
     """Return where a split of a user's own text lies."""

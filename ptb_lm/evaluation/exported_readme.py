@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ptb_lm.config import Config, preset_names, recipe_of, resolve
-from ptb_lm.corpus.splits import BUILT_IN
+from ptb_lm.config import BUILT_IN, Config, preset_names, recipe_of, resolve
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.evaluation.scores import Scores, figure

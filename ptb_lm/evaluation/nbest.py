@@ -14,6 +14,9 @@ from ptb_lm.stop import NEVER, StopFlag
 
 logger = logging.getLogger(__name__)
 
+OR_REPEATED = "where an utterance's hypotheses all have its own id, use --nbest repeated"
+"""The end of a message about ids that are not numbered."""
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -51,13 +54,12 @@ def _numbered(id_: str) -> str:
     if not utterance or not (number.isascii() and number.isdigit()):
         raise InputError(
             f"the id {id_!r} does not end in a hyphen and a number, as in utterance-1; "
-            "where an utterance's hypotheses all have its own id, use --nbest repeated"
+            f"{OR_REPEATED}"
         )
     if number.startswith("0") and number != "0":
         raise InputError(
             f"the number in the id {id_!r} begins with 0, as in ids of utterances; expected "
-            "utterance-1, utterance-2, …; where an utterance's hypotheses all have its own id, "
-            "use --nbest repeated"
+            f"utterance-1, utterance-2, …; {OR_REPEATED}"
         )
     return utterance
 
@@ -161,7 +163,7 @@ class _Utterances:
         if hypothesis.id in self._ids:
             raise InputError(
                 f"the id {hypothesis.id!r} comes twice; expected utterance-1, utterance-2, …; "
-                "where an utterance's hypotheses all have its own id, use --nbest repeated"
+                f"{OR_REPEATED}"
             )
         if self.is_id_unique:
             self._ids.add(hypothesis.id)

@@ -56,33 +56,6 @@ def corpus_of(
     return corpus
 
 
-def tokens_of_split(
-    model: TrainedModel,
-    split: str,
-    data_dir: Path,
-    stop: StopFlag,
-    *,
-    otherwise: str = ANOTHER,
-) -> TokenIds:
-    """Return a split of the data that a model was trained on, in its indices.
-
-    Args:
-        model: which says what its data is and where it lies.
-        split: ``train``, ``valid`` or ``test``; of these the last may be another text than at the
-            time of the training, see :func:`corpus_of`.
-        data_dir: the data folder.
-        stop: checked between two files.
-        otherwise: what a user can do without the data.
-
-    Raises:
-        InputError: the data is not here, no longer what the model was trained on, or without the
-            split.
-        PtbLmError: the Penn Treebank is not here and could not be fetched.
-        Stopped: a signal came.
-    """
-    return encoded_split(model, split, data_dir, stop, otherwise=otherwise).tokens
-
-
 @dataclass(frozen=True)
 class EncodedText:
     """A text to score.
@@ -101,7 +74,22 @@ class EncodedText:
 def encoded_split(
     model: TrainedModel, split: str, data_dir: Path, stop: StopFlag, *, otherwise: str = ANOTHER
 ) -> EncodedText:
-    """Do what :func:`tokens_of_split` does, and say which words the vocabulary lacks."""
+    """Return a split of the data that a model was trained on, and its words that are unknown.
+
+    Args:
+        model: which says what its data is and where it lies.
+        split: ``train``, ``valid`` or ``test``; of these the last may be another text than at the
+            time of the training, see :func:`corpus_of`.
+        data_dir: the data folder.
+        stop: checked between two files.
+        otherwise: what a user can do without the data.
+
+    Raises:
+        InputError: the data is not here, no longer what the model was trained on, or without the
+            split.
+        PtbLmError: the Penn Treebank is not here and could not be fetched.
+        Stopped: a signal came.
+    """
     corpus = corpus_of(model, data_dir, stop, otherwise=otherwise)
     if split not in corpus.splits:
         raise InputError(

@@ -18,7 +18,7 @@ from ptb_lm.evaluation.adaptive import adaptive_log_probabilities, adaptive_reme
 from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.evaluation.scores import MONTE_CARLO, USUAL
-from ptb_lm.evaluation.texts import tokens_of_split
+from ptb_lm.evaluation.texts import encoded_split
 from ptb_lm.evaluation.trained import TrainedModel
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.perplexity import TRAIN_AGAIN
@@ -103,10 +103,10 @@ def adaptive(dynamic: Dynamic | None = None, cache: Cache | None = None) -> Way:
             if dynamic.form == "sgd":
                 paces = sgd_paces(network, dynamic)
             else:
-                training_text = tokens_of_split(
+                text = encoded_split(
                     model, "train", data_dir, stop, otherwise="use --dynamic sgd, which needs none"
                 )
-                mean_squares = gradient_mean_squares(network, training_text, dynamic.segment, stop)
+                mean_squares = gradient_mean_squares(network, text.tokens, dynamic.segment, stop)
                 paces = rms_paces(mean_squares, dynamic)
             return adaptive_log_probabilities(
                 network, tokens, paces=paces, steps=dynamic.segment, cache=cache, stop=stop

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ptb_lm.config import Config, load_config
-from ptb_lm.corpus.splits import BUILT_IN
+from ptb_lm.config import BUILT_IN, Config, load_config
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.score_file import load_scores
 from ptb_lm.evaluation.scores import PAPER_PROTOCOL, USUAL, Scores

@@ -6,8 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, pairwise
 
-from ptb_lm.config import Config, preset_names, recipe_of, resolve, toml_value
-from ptb_lm.corpus.splits import BUILT_IN
+from ptb_lm.config import BUILT_IN, Config, preset_names, recipe_of, resolve, toml_value
 from ptb_lm.errors import InputError
 from ptb_lm.evaluation.scores import ScoredText
 from ptb_lm.paths import named_path, path_text

@@ -1,11 +1,9 @@
 """How long a run has trained, from its metrics, and how a duration is written."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ptb_lm.training.metrics import Record
-from ptb_lm.training.metrics import number_in as number_in
+from ptb_lm.training.metrics import Record, number_in
 
 
 @dataclass
@@ -39,20 +37,6 @@ class TrainingClock:
         if not self._steps:
             return self._epoch_began_at
         return self._epoch_began_at + self._steps * targets_per_step / self._rate
-
-
-def training_seconds(records: Iterable[Record], targets_per_step: int) -> list[float]:
-    """Return at each line of the metrics how long the run had trained.
-
-    Args:
-        records: the metrics from their first line on.
-        targets_per_step: T * B.
-    """
-    training_clock, elapsed = TrainingClock(), []
-    for record in records:
-        training_clock.add(record)
-        elapsed.append(training_clock.seconds(targets_per_step))
-    return elapsed
 
 
 def clock(seconds: float) -> str:

@@ -16,7 +16,6 @@ from ptb_lm.lock import locked, require_lock_file
 from ptb_lm.regular import kind_of, open_regular, read_small, require_regular
 from ptb_lm.strict_json import to_json
 from ptb_lm.training.metrics import Record, ends_epoch, whole_lines
-from ptb_lm.training.metrics import read_metrics as read_metrics
 
 SCORED_SPLITS = ("valid", "test")
 """The splits that a finished run leaves scores of; of the last only where there is a test text."""

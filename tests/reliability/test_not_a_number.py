@@ -35,8 +35,9 @@ from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.training import loop, steps
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
+from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.run import Run
-from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder, read_metrics
+from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 from ptb_lm.training.schedule import learning_rate
 
 VALUES = (math.nan, math.inf, -math.inf)
