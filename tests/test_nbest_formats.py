@@ -47,6 +47,15 @@ OTHERS = {
     "a score": ("numbered", "u-1 -12.5 a b\nu-2 -13.5 a", "second word is a number, such as -12.5"),
     "a tab and a score": ("repeated", "u\t-12\ta b\nu\t-14\ta", "second word"),
     "costs": ("numbered", "u-1 12.25 a b\nu-2 13.5 a\nv-1 9.0 b", "second word"),
+    "integer costs": ("numbered", "u-1 123 a b\nu-2 120 a\nv-1 119 b", "second word"),
+    "ten confidences": ("repeated", "\n".join(f"u{n} 0.{n + 10} a b" for n in range(10)), "second"),
+    "infinities": ("repeated", "u -inf a b\nu inf a", "second word"),
+    "decimal commas": ("repeated", "u -12,3 a b\nu -12,5 a", "second word"),
+    "scores in brackets": ("repeated", "u a b [-12.3]\nu a [-12.4]", "last word"),
+    "commas": ("repeated", "u1,a b\nu1,b a", "`sed 's/,/ /'` puts a space there"),
+    "colons": ("numbered", "u-1:a b\nu-2:b a", "separated by ':'"),
+    "bars between spaces": ("repeated", "u1 | a b\nu1 | b", "a | stands between id and text"),
+    "a comment": ("repeated", "# of Monday\nu a\nu b", "it is a comment"),
     "two costs": ("numbered", "u-1 12.5 3.2 a b\nu-2 13.5 3.1 a", "second word"),
     "small scores": ("numbered", "u-1 1.5e-05 a b\nu-2 2.1e-06 a", "second word"),
     "scores at the end": ("numbered", "u-1 a b -3.5\nu-2 a -4.25", "last word is a number"),
@@ -83,6 +92,9 @@ def test_other_formats_are_refused(name: str) -> None:
 
 
 RIGHT = {
+    "measures": ("repeated", "u1 3.7 a\nu2 2.7 b\nu3 1.7 a"),
+    "prices": ("repeated", "u1 a b 12.5\nu1 a b 12.4\nu2 b 3.2"),
+    "ids with colons": ("repeated", "AMI:17 a b\nAMI:17 a"),
     "Kaldi": ("numbered", "4k0c030h-1 a b\n4k0c030h-2 a\n4k0c0310-1 b"),
     "AMI": (
         "numbered",
@@ -207,3 +219,11 @@ def test_a_list_is_ranked_from_a_command() -> None:
     outcome = scored("u-1 a b\nu-2 a\n\n\n", "numbered")
     assert (outcome.code, outcome.err) == (0, "")
     assert len(outcome.out.splitlines()) == 3
+
+
+def test_numbers_that_may_be_scores_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    read("u1 3.7 a\nu2 2.7 b\nu3 1.7 a", "repeated")
+    assert "the second word is a number that the vocabulary lacks, such as 3.7" in caplog.text
+    caplog.clear()
+    read("u1 a b\nu2 b", "repeated")
+    assert not caplog.text

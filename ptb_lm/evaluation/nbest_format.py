@@ -4,10 +4,13 @@ A list is refused only if every line looked at has the same sign of another form
 with numbers in it, or an utterance named as a word is, is no sign.
 """
 
+import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ptb_lm.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = {
     "numbered": "`id text`, with the ids utterance-1, utterance-2, …",
@@ -20,6 +23,7 @@ LINES_LOOKED_AT, WORDS_LOOKED_AT = 1000, 50_000
 
 FIRST_LINES = {
     r"NBestList": "it is an n-best list of SRILM, with scores and without ids",
+    r"#\s": "it is a comment",
     r"\\data\\": "it is an ARPA language model",
     r"#!MLF!#": "it is a master label file of HTK",
     r"\{\s*($|[\"'])|\[\s*($|[\"'{\[])": "it is JSON",
@@ -33,13 +37,19 @@ NAMES_OF_TEXTS = {"text", "hyp", "hypothesis", "transcript", "transcription", "s
 """Names of columns in the header of a table."""
 
 SCORE = re.compile(
-    r"""\(?                             # SRILM writes (-123.4)
-    (?: [a-z_]\w*[=:][-+]?\d*\.?\d+   # Moses writes lm=-3
-    | -\d+ | -inf | [-+]?\d*\.\d+ | [-+]?\d+\.?\d*e[-+]?\d+
-    )\)?""",
+    r"""[(\[]?                               # SRILM writes (-123.4)
+    (?: [a-z_]\w*[=:][-+]?\d*[.,]?\d+       # Moses writes lm=-3
+    | [-+]?inf(?:inity)? | [-+]?\d*[.,]?\d+(?:e[-+]?\d+)?
+    )[)\]]?,?""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""A number below zero or with a point or an exponent: text seldom has one in every line."""
+"""A number, as it may also stand in a text."""
+
+SURE_SCORE = re.compile(r"-\d|=|\.\d{3}|\de[-+]?\d|inf|[\[(]", re.IGNORECASE)
+"""A sign by which a number in every line is a score: below zero, of many decimals, named."""
+
+LINES_OF_DOUBT = 10
+"""In fewer lines, numbers without such a sign may be of the texts; in all of more they are not."""
 
 PLACES_OF_SCORES = {0: "first", 1: "second", 2: "third", -1: "last"}
 
@@ -72,15 +82,24 @@ class Look:
         self._words += len(self._lines[-1])
         if len(self._lines) >= LINES_LOOKED_AT or self._words >= WORDS_LOOKED_AT:
             self.judge()
-            self._is_over = True
-            self._lines.clear()
 
     def judge(self) -> None:
-        """Raise InputError if every line so far has the same sign of another format."""
-        for sign in (_bars, _scores, _ids_at_the_end, _no_ids) if self._lines else ():
+        """Look at the lines so far together, and at no more.
+
+        Raises:
+            InputError: each has the same sign of another format.
+        """
+        if not self._lines:
+            return
+        for sign in (_bars, _other_separators, _scores, _ids_at_the_end, _no_ids):
             found = sign(self._lines, self._vocabulary)
             if found:
                 raise self._wrong(*found)
+        warning = doubtful_numbers(self._lines, self._vocabulary)
+        if warning is not None:
+            logger.warning("--nbest: %s", warning)
+        self._lines.clear()
+        self._is_over = True
 
     def _wrong(self, what: str, advice: str = "") -> InputError:
         advice = f"; {advice}" if advice else ""
@@ -107,34 +126,75 @@ def _bars(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
 
 def _scores(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
     """Find a column of acoustic or other scores, beside the id or at the end."""
-    for place, name in PLACES_OF_SCORES.items():
-        least = place + 1 if place >= 0 else 2
-        column = [line[place] for line in lines if len(line) >= least]
-        if len(column) < len(lines) or not _is_column_of_scores(column, lines, vocabulary):
-            continue
-        if place == 0 and not all(value.lstrip("(").startswith("-") for value in column):
-            continue  # ids may be 1.12 or 4e-1
-        what = f"in each line the {name} word is a number, such as {column[0]}, as scores are"
-        return what, "leave out the scores"
+    for name, column in _columns_of_numbers(lines, vocabulary):
+        utterances = [_utterance(line) for line in lines]
+        are_several = len(set(utterances)) > 1
+        are_many = are_several and len(lines) >= LINES_OF_DOUBT
+        # Right after the id the hypotheses of one utterance have the same number, if it is spoken.
+        differ = (
+            are_several
+            and name != "last"
+            and len(set(utterances)) < len(lines) == len({*zip(utterances, column, strict=True)})
+        )
+        if all(map(SURE_SCORE.search, column)) or _are_two(lines) or are_many or differ:
+            what = f"in each line the {name} word is a number, such as {column[0]}, as scores are"
+            return what, "leave out the scores"
     return None
 
 
-def _is_column_of_scores(
-    column: Sequence[str], lines: Sequence[Line], vocabulary: Collection[str]
-) -> bool:
-    """Whether all are scores.
+def doubtful_numbers(lines: Sequence[Line], vocabulary: Collection[str]) -> str | None:
+    """Return a warning of numbers that may be scores or words of the texts."""
+    if (
+        len({*map(_utterance, lines)}) < 2
+    ):  # hypotheses of one utterance have their numbers in common
+        return None
+    for name, column in _columns_of_numbers(lines, vocabulary):
+        return (
+            f"in each line the {name} word is a number that the vocabulary lacks, such as "
+            f"{column[0]}; if these are scores, leave them out"
+        )
+    return None
 
-    The hypotheses of one utterance may all have a number at the same place: there the numbers must
-    differ, and be such as texts hardly have.
-    """
-    if not all(SCORE.fullmatch(word) and word not in vocabulary for word in column):
-        return False
-    if len(lines) > 1 and len(set(column)) == 1:
-        return False
-    is_unlike_text = any(re.search(r"-\d|=|\.\d{3}|e[-+]?\d", word) for word in column)
-    are_two = all(len(line) > 2 and all(map(SCORE.fullmatch, line[1:3])) for line in lines)
-    utterances = {re.sub(r"-\d+$", "", line[0]) for line in lines}
-    return is_unlike_text or are_two or len(utterances) > 1
+
+def _columns_of_numbers(
+    lines: Sequence[Line], vocabulary: Collection[str]
+) -> Iterator[tuple[str, Line]]:
+    """Yield the places at which every line has a number that is no known word."""
+    for place, name in PLACES_OF_SCORES.items():
+        least = place + 1 if place >= 0 else 2
+        column = [line[place] for line in lines if len(line) >= least]
+        are_numbers = all(SCORE.fullmatch(word) and word not in vocabulary for word in column)
+        is_one_number = len(lines) > 1 and len(set(column)) == 1
+        if len(column) < len(lines) or not are_numbers or is_one_number:
+            continue
+        if place == 0 and not all(value.lstrip("([").startswith("-") for value in column):
+            continue  # ids may be 1.12 or 4e-1
+        yield name, column
+
+
+def _are_two(lines: Sequence[Line]) -> bool:
+    """Whether each line has two numbers after its id."""
+    return all(len(line) > 2 and all(map(SCORE.fullmatch, line[1:3])) for line in lines)
+
+
+def _utterance(line: Line) -> str:
+    return re.sub(r"-\d+$", "", line[0])
+
+
+def _other_separators(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
+    """Find ``id,text``: the first word of the text is known once it is cut off."""
+    for separator in ",;|:":
+        if separator in vocabulary:
+            continue
+        if all(len(line) > 1 and line[1] == separator for line in lines):
+            return f"a {separator} stands between id and text", "leave it out"
+        cut = [line[0].partition(separator) for line in lines]
+        if all(id_ and word in vocabulary for id_, _, word in cut):
+            return (
+                f"id and text are separated by {separator!r}, not by white space",
+                f"`sed 's/{separator}/ /'` puts a space there",
+            )
+    return None
 
 
 def _ids_at_the_end(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
