@@ -132,7 +132,10 @@ def require_lock_file(path: Path) -> None:
     except OSError:
         return  # missing, or told of when it is to be made
     if not stat.S_ISREG(facts.st_mode):
-        raise InputError(f"{path}: {kind_of(facts)}, expected a lock file of ptb-lm; remove it")
+        raise InputError(
+            f"{path}: {kind_of(facts)}, expected a lock file of ptb-lm; remove it, or name another "
+            "folder"
+        )
 
 
 def holder(path: Path) -> int | None:

@@ -150,13 +150,19 @@ def test_other_archives_are_named() -> None:
         (content.getvalue(), "a zip archive"),
         (b"\x28\xb5\x2f\xfd\x00\x00", "compressed by zstd"),
         (b"7z\xbc\xaf\x27\x1c\x00", "a 7z archive"),
+        (lzma.compress(TEXT, lzma.FORMAT_ALONE), "compressed by lzma"),
     ):
         with pytest.raises(InputError, match=rf"^text: {what}, not a text; unpack it first$"):
             words_in(data)
     with tarfile.open("t.tgz", "w:gz") as tar:
         tar.add("text")
-    with pytest.raises(InputError, match="a NUL byte"):
-        words_in(Path("t.tgz").read_bytes())
+    for tar in (Path("t.tgz").read_bytes(), gzip.decompress(Path("t.tgz").read_bytes())):
+        with pytest.raises(InputError, match=r"^text: a tar archive, not a text; unpack it first$"):
+            words_in(tar)
+    with pytest.raises(
+        InputError, match=r"^text: compressed twice, or an archive; unpack it first$"
+    ):
+        words_in(gzip.compress(gzip.compress(TEXT)))
 
 
 PEAK = """

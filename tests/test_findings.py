@@ -339,3 +339,36 @@ def test_punctuation_of_a_raw_text_is_no_mistake() -> None:
     unknown = UnknownWords(spaced)
     unknown.see(["the", "end,"], spaced.encode(["the", "end,"]))
     assert "put spaces around punctuation" in str(unknown.explanation())
+
+
+def test_replacing_whole_words_only() -> None:
+    """The remedy leaves a word alone that holds another spelling of the unknown word."""
+    write("text.txt", ["the DRUNK saw UNK and UNK [UNK] ."] * 40)
+    (warning,) = [line for line in warnings("text.txt") if "ordinary words" in line]
+    command = warning.partition("as with: ")[2]
+    remedied = subprocess.run(
+        f"{command} text.txt | head -1", shell=True, capture_output=True, text=True, check=True
+    )
+    assert remedied.stdout == "the DRUNK saw <unk> and <unk> <unk> .\n"
+
+
+def test_commas_alone_are_no_spaces_between_words() -> None:
+    rng = random.Random(5)
+    han = "我们今天去公园看书他学校吃饭天气很好的是不了人这中大"
+    clauses = ["".join(rng.choices(han, k=length)) for length in (5, 7) * 300]
+    write(
+        "zh.txt", [f"{a}\uff0c {b}\u3002" for a, b in zip(clauses[::2], clauses[1::2], strict=True)]
+    )
+    assert "no-spaces" in kinds("prepare", "zh.txt", "--out", "out", "--min-count", "1")
+
+
+def test_split_in_capitals_is_not_called_short_of_text() -> None:
+    write_corpus()
+    write("text/valid.txt", [line.upper() for line in sentences(50, 1)])
+    found = kinds("info", "--data", "text")
+    assert "unknown-words" in found
+    assert "many-unknown" not in found
+
+
+def warnings(path: str) -> list[str]:
+    return done("data", "prepare", path, "--out", "out").err.splitlines()

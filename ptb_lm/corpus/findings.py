@@ -58,7 +58,7 @@ MOST_OTHER_LINE_ENDS = 0.01
 """The same for line ends of Unicode, for each line feed."""
 
 LONGEST_MEAN_WORD = 20
-LONGEST_MEAN_UNSPACED_WORD = 7
+LONGEST_MEAN_UNSPACED_WORD = 6
 """Texts with longer words on average have no spaces; the second is for Chinese and the like."""
 
 TYPES_SAMPLED = 10_000
@@ -144,7 +144,9 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
         blank = max(0, count_blank_lines(tokens, index[EOS]) - written)
         counts[index[EOS]] = 0
         texts.append(TextFacts(file, index, counts, lines, blank, written, {file: oddities}))
-        shares[file] = UnknownShare(int(counts[index[UNK]]), len(tokens))
+        # Where something explains the unknown words, that is reported below, with its remedy.
+        if split == "train" or corpus.unknown[split].explanation() is None:
+            shares[file] = UnknownShare(int(counts[index[UNK]]), len(tokens))
     found = [finding for facts in texts for finding in text_findings(facts)]
     found += unknown_findings(
         shares,
@@ -228,7 +230,9 @@ def file_findings(name: str, oddities: Oddities) -> Iterator[Finding]:
 
 
 def _shell_name(name: str) -> str:
-    return "FILE" if name == name_of(STANDARD_INPUT) else shlex.quote(name)
+    """Return a file's name for a command line; one that is compressed has to be unpacked first."""
+    is_plain = name != name_of(STANDARD_INPUT) and Path(name).suffix not in (".gz", ".bz2", ".xz")
+    return shlex.quote(name) if is_plain else "FILE"
 
 
 def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
@@ -238,7 +242,7 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             "eos-in-lines",
             facts.written_eos,
             f"{facts.name}: {facts.written_eos:,} words are {EOS}, but each line is ended with "
-            f"{EOS} as it is read; remove them, as with: {_sed([EOS])}",
+            f"{EOS} as it is read; remove them, as with: {_replacing([EOS])}",
         )
     count, names = _found(facts, BOUNDARY_MARKERS)
     if count:
@@ -246,7 +250,8 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             "sentence-markers",
             count,
             f"{facts.name}: {count:,} words are {' or '.join(names)}, which makes the perplexity "
-            f"too low; each line is ended with {EOS} already: remove them, as with: {_sed(names)}",
+            f"too low; each line is ended with {EOS} already: remove them, as with: "
+            f"{_replacing(names)}",
         )
     count, names = _found(facts, SPELLINGS_OF_UNKNOWN)
     if count:
@@ -254,14 +259,15 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             "other-unknown",
             count,
             f"{facts.name}: {count:,} words are {' or '.join(names)} and count as ordinary words; "
-            f"only {UNK} is the unknown word: write it so, as with: {_sed(names, UNK)}",
+            f"only {UNK} is the unknown word: write it so, as with: {_replacing(names, UNK)}",
         )
 
 
-def _sed(words: Iterable[str], replacement: str = "") -> str:
-    """Return the call of sed that replaces words."""
-    patterns = (re.sub(r"([][.*^$\\])", r"\\\1", word) for word in words)
-    return "sed " + " ".join(f"-e 's={pattern}={replacement}=g'" for pattern in patterns)
+def _replacing(words: Iterable[str], replacement: str = "") -> str:
+    """Return a command that replaces words: whole ones, whatever others they are a part of."""
+    # An @ would stand for a variable of Perl.
+    alternatives = "|".join(re.escape(word).replace("@", r"\@") for word in words)
+    return f"perl -pe 's{{(?<!\\S)(?:{alternatives})(?!\\S)}}{{{replacement}}}g'"
 
 
 def _found(facts: TextFacts, words: Iterable[str]) -> tuple[int, list[str]]:

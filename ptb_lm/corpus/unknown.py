@@ -21,6 +21,9 @@ LONGEST_TRIED = 100
 LONGEST_PLAIN = 20
 """Longer words are taken for several that nothing separates, if most unknown words are so long."""
 
+LONGEST_LIST = 500
+"""In characters, of the words that a message lists."""
+
 WORDS_REMEMBERED = 1 << 14
 
 _UNKNOWN_NAMES = ("unk", "unknown", "oov")
@@ -30,14 +33,16 @@ SPELLINGS_OF_UNKNOWN = {
     for lower in _UNKNOWN_NAMES
     for name in (lower, lower.upper(), lower.capitalize())
     for brackets in _BRACKETS
-} - {UNK} | {"UNK", "OOV", "<|unk|>", "\u2047"}
+} - {UNK} | {"unk", "UNK", "_UNK", "OOV", "<unk/>", "<|unk|>", "\u2047"}
 """Spellings of the unknown word in other programs."""
 
+_BOUNDARY_NAMES = ("s", "bos", "sos", "eos", "start", "end", "pad", "sent", "sentence")
 BOUNDARY_MARKERS = {
-    f"{opening}{name}{closing}"
+    f"{opening}{slash}{name}{closing}"
     for opening, closing in ("<>", "[]")
-    for lower in ("s", "/s", "bos", "sos", "eos", "/eos", "start", "end", "pad")
-    for name in (lower, lower.upper())
+    for slash in ("", "/")
+    for lower in _BOUNDARY_NAMES
+    for name in (lower, lower.upper(), lower.capitalize())
 } - {EOS} | {"[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
 """Words that other programs write at the beginning and the end of a sentence."""
 
@@ -196,7 +201,8 @@ class UnknownWords:
             f"vocabulary and count as {UNK}"
         )
         if examples:
-            counted += f": {printable(' '.join(examples))}"
+            listed = printable(" ".join(examples))
+            counted += f": {listed[:LONGEST_LIST]}{'…' if len(listed) > LONGEST_LIST else ''}"
         explained = self.explanation()
         return counted if explained is None else f"{counted}; {explained}"
 

@@ -75,8 +75,11 @@ _REFUSED = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"\x04\x22\x4d\x18": "compressed by lz4",
     b"\x1f\x9d": "compressed by compress",
+    b"]\0\0": "compressed by lzma",
 }
 _MAGICS = [*_READ, *_REFUSED]
+_TAR_PLACE = 257
+"""Where a tar archive, compressed or not, names its format."""
 
 
 def unpacked(file: IO[bytes], name: str) -> io.BufferedReader:
@@ -102,10 +105,15 @@ def unpacked(file: IO[bytes], name: str) -> io.BufferedReader:
         if head.startswith(magic):
             raise InputError(f"{name}: {what}, not a text; unpack it first")
     source = _Source(head, file)
+    reader: io.BufferedReader = io.BufferedReader(source, READ_BYTES)
     for magic, (what, decompressor) in _READ.items():
         if head.startswith(magic):
-            return io.BufferedReader(_Unpacked(source, name, what, decompressor), READ_BYTES)
-    return io.BufferedReader(source, READ_BYTES)
+            reader = io.BufferedReader(_Unpacked(source, name, what, decompressor), READ_BYTES)
+            if reader.peek(READ_BYTES).startswith((*_MAGICS,)):
+                raise InputError(f"{name}: compressed twice, or an archive; unpack it first")
+    if reader.peek(READ_BYTES)[_TAR_PLACE:].startswith(b"ustar"):
+        raise InputError(f"{name}: a tar archive, not a text; unpack it first")
+    return reader
 
 
 def _read_some(file: IO[bytes], size: int) -> bytes:

@@ -133,7 +133,7 @@ def model_place(path: Path) -> Path:
 
 
 def file_kind(path: Path) -> str | None:
-    """Say what a path is if it is a model, or an archive or array of NumPy; None: anything else."""
+    """Return what a path is if it is of a model or of NumPy's; None for anything else."""
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises of a name that is too long
         run = RunFolder(path)
         if run.config.exists() or run.last.exists():
@@ -155,14 +155,14 @@ def file_kind(path: Path) -> str | None:
     return None
 
 
-def _zip_kind(file: IO[bytes]) -> str:
+def _zip_kind(file: IO[bytes]) -> str | None:
     try:
         names = zipfile.ZipFile(file).namelist()
     except zipfile.BadZipFile:
         return "a damaged checkpoint or other zip archive"
     if any(name.endswith(".npy") for name in names):
         return "a score file, or another archive of NumPy"
-    return "a checkpoint" if any(name.endswith("data.pkl") for name in names) else "a zip archive"
+    return "a checkpoint" if any(name.endswith("data.pkl") for name in names) else None
 
 
 def trained_model(name: str, checkpoint: Checkpoint, device: torch.device) -> TrainedModel:

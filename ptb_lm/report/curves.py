@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ptb_lm.report.evidence import Evidence
 from ptb_lm.report.groups import Group
 from ptb_lm.training.metrics import number_in
@@ -207,9 +209,11 @@ def mean_curve(curves: Sequence[Curve], kind: str) -> tuple[list[int], list[floa
 
 
 def plain_logarithmic(axes: "Axes", subdivisions: Sequence[float] = (1, 1.5, 2, 3, 5, 7)) -> None:
-    """Make the vertical axis logarithmic, with numbers written out."""
+    """Make the vertical axis logarithmic, with numbers written out, if there is a number on it."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+    if not any((np.asarray(line.get_ydata(), float) > 0).any() for line in axes.lines):
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=list(subdivisions)))
     axes.yaxis.set_minor_locator(NullLocator())

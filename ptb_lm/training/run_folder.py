@@ -265,7 +265,8 @@ class RunFolder:
             InputError: it is something else.
         """
         try:
-            parts = json.loads(read_small(self.environment, ENVIRONMENT_BYTES).decode())
+            text = read_small(self.environment, ENVIRONMENT_BYTES).decode()
+            parts = json.loads(text, parse_int=_integer)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -337,3 +338,8 @@ def _plain(value: object) -> object:
     """Return a value of an environment, None for one of no kind that ours have."""
     is_plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
     return value if is_plain else None
+
+
+def _integer(digits: str) -> int | None:
+    """Return an integer of JSON, None for one of more digits than ours have."""
+    return int(digits) if len(digits) < 20 else None
