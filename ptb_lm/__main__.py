@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     open_streams(is_whole_process=is_whole_process)
     drop_unusable_sizes(os.environ)
+    # Of a program that is none of ours at MASTER_PORT, PyTorch prints a C++ trace at each try.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if COMPLETION in os.environ:
         # typer breaks descriptions at the terminal's width, and a shell takes each line for a word.
         os.environ["COLUMNS"] = str(LONGEST_MESSAGE)

@@ -369,6 +369,15 @@ def test_metrics_without_a_number(workplace: Path, value: object) -> None:
     assert done_json("watch", run)["best_epoch"] is None
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "1e308", '"x"', "null"])
+def test_report_without_a_positive_rate(workplace: Path, rate: str) -> None:
+    """Learning rates that no logarithmic axis can show leave their panel empty."""
+    run = a_seed(2)
+    metrics = Path(run, "metrics.jsonl")
+    metrics.write_text(re.sub(r'"lr": [^,}]+', f'"lr": {rate}', metrics.read_text()))
+    assert "report.html" in done("report", run, "--out", "page").out
+
+
 def test_huge_figures_stay_narrow(workplace: Path) -> None:
     """Perplexities up to 1e282 in all of several seeds, compared too: squares would overflow."""
     runs = []

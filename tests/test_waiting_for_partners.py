@@ -3,9 +3,10 @@
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,24 @@ def test_wait_in_native_code_ends_at_a_signal(workplace: Path) -> None:
     with listener() as server, process(workplace, 1, server.getsockname()[1]) as waiting:
         waiting.wait_for("process 1 waits for 1 other process")
         require_stopped(waiting, signal.SIGHUP)
+
+
+def test_program_that_greets_is_no_flood(workplace: Path) -> None:
+    """A server that speaks first, as sshd does, makes PyTorch try again and again."""
+
+    def greet() -> None:
+        with suppress(OSError):  # the server is closed
+            while True:
+                connection, _ = server.accept()
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+                connection.close()
+
+    with listener() as server, process(workplace, 1, server.getsockname()[1]) as waiting:
+        threading.Thread(target=greet, daemon=True).start()
+        waiting.wait_for("process 1 waits for 1 other process")
+        assert waiting.err.count("\n") == 1
+        require_stopped(waiting, signal.SIGTERM)
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_number_of_missing_processes(workplace: Path) -> None:
