@@ -56,6 +56,10 @@ ENVIRONMENT = (
         "set by `torchrun`: which process of how many this is, and where the first one is; see "
         "[DISTRIBUTED.md](DISTRIBUTED.md)",
     ),
+    (
+        "TORCH_CPP_LOG_LEVEL",
+        "PyTorch's: which of its C++ library's messages are shown; `ERROR` by default",
+    ),
     ("CUBLAS_WORKSPACE_CONFIG", "NVIDIA's: set by `--deterministic`, unless it is set already"),
     (
         "COLUMNS, NO_COLOR",

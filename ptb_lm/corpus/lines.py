@@ -17,6 +17,23 @@ LONG_LINE = 8
 """The fewest ordinary words of a line that hardly stands twice in a text by chance."""
 
 
+class LineHashBuffer:
+    """The hashes of a known number of lines, that come in parts: without a second copy of them.
+
+    Attributes:
+        hashes: (L,).
+    """
+
+    def __init__(self, lines: int) -> None:
+        self.hashes: LineHashes = np.empty(lines, np.uint64)
+        self._filled = 0
+
+    def append(self, part: LineHashes) -> None:
+        """Add the hashes of the next lines."""
+        self.hashes[self._filled : self._filled + len(part)] = part
+        self._filled += len(part)
+
+
 def line_hashes(
     parts: Iterable[TokenIds], line_end: int, ordinary: NDArray[np.bool_]
 ) -> Iterator[LineHashes]:
@@ -83,7 +100,7 @@ def share_of_copies(hashes: LineHashes, *, only_long: bool = True) -> float:
     hashes.sort()
     same = hashes[1:] == hashes[:-1]
     is_copy = np.append(same, False) | np.append(False, same)
-    counts = hashes % np.uint64(2) == 1 if only_long else hashes > 0
+    counts = hashes.astype(np.uint8) % 2 == 1 if only_long else hashes > 0
     return float(is_copy[counts].mean()) if counts.any() else 0.0
 
 

@@ -36,7 +36,7 @@ from ptb_lm.corpus.findings import (
     text_findings,
     unknown_findings,
 )
-from ptb_lm.corpus.lines import count_blank_lines, line_hashes
+from ptb_lm.corpus.lines import LineHashBuffer, count_blank_lines, line_hashes
 from ptb_lm.corpus.oddities import Oddities
 from ptb_lm.corpus.reading import (
     STANDARD_INPUT,
@@ -417,12 +417,16 @@ def _repetition_findings(
             stop.check()
             yield written[part]
 
-    hashes = np.concatenate([*line_hashes(parts(), LINE_END_NUMBER, ordinary_words(numbers))])
-    drawn = {
-        split: hashes[text.split_of_line == index] for index, split in enumerate(preparation.splits)
-    }
-    train = drawn.pop("train")
-    return repetition_findings(drawn, train)
+    lines = np.bincount(text.split_of_line, minlength=text.splits)
+    drawn = [LineHashBuffer(count) for count in lines.tolist()]
+    line = 0
+    for hashes in line_hashes(parts(), LINE_END_NUMBER, ordinary_words(numbers)):
+        split = text.split_of_line[line : line + len(hashes)]
+        line += len(hashes)
+        for index, buffer in enumerate(drawn):
+            buffer.append(hashes[split == index])
+    train, *others = (buffer.hashes for buffer in drawn)
+    return repetition_findings(dict(zip(preparation.splits[1:], others, strict=True)), train)
 
 
 def _write(text: _Text, spelling: Sequence[str], files: Sequence[Path], stop: StopFlag) -> None:
