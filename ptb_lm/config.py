@@ -296,8 +296,8 @@ def resolve(
             origins[path] = origin_of_value
         elif not _same(path, given[path], value):
             raise InputError(
-                f"{origins[path]} {_cut(str(given[path]))} and {origin_of_value}: they contradict "
-                "each other; leave one of them out"
+                f"{_option(path, given[path])} and {origin_of_value}: they contradict each other; "
+                "leave one of them out"
             )
         changes[path] = value
     for (section, key), value in changes.items():
@@ -310,6 +310,11 @@ def _recorded(path: tuple[str, str], value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return path_name(value) if path == ("run", "data") else path_text(value)
+
+
+def _option(path: tuple[str, str], value: Any) -> str:
+    """Return an option of the command line as it was given; a flag has no value."""
+    return f"--{path[1]}" if value is True else f"--{path[1]} {_cut(str(value))}"
 
 
 def _expand_home(run: dict[str, Any]) -> None:

@@ -31,8 +31,9 @@ def test_contradiction_is_refused(options: dict[str, object], assignment: str) -
     ((key, value),) = options.items()
     with pytest.raises(InputError) as refusal:
         resolve("small", ["model.layers=1", assignment], options)
+    option = f"--{key}" if value is True else f"--{key} {value}"
     assert str(refusal.value) == (
-        f"--{key} {value} and --set {assignment}: they contradict each other; leave one of them out"
+        f"{option} and --set {assignment}: they contradict each other; leave one of them out"
     )
 
 

@@ -24,7 +24,7 @@ from ptb_lm.evaluation.score_file import load_scores, save_scores
 from ptb_lm.model.perplexity import figure_text, perplexity
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 from ptb_lm.training.event_file import events_follow_metrics
-from ptb_lm.training.progress import Progress
+from ptb_lm.training.progress import Progress, rate_advice
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 from ptb_lm.training.state import TrainingState
@@ -180,6 +180,16 @@ def test_warning_says_what_to_change(caplog: pytest.LogCaptureFixture) -> None:
     for part in ("validation", "10,000 words", "training.learning_rate", "20 / 35 = 0.571", "8.75"):
         assert part in warning
     assert "\n" not in warning
+
+
+@pytest.mark.parametrize(
+    ("rate", "clip_norm", "names_clip"), [(1.0, 1e9, True), (1e6, 5.0, False), (4.0, 5.0, False)]
+)
+def test_advice_is_plausible(rate: float, clip_norm: float, names_clip: bool) -> None:
+    sets = [f"training.learning_rate={rate}", f"training.clip_norm={clip_norm}"]
+    advice = rate_advice(resolve("small", sets).training)
+    assert ("training.clip_norm, now 1e+09" in advice) == names_clip
+    assert "0.25" not in advice
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_synthetic_corpus_has_no_findings(synthetic: Corpus) -> None:
 
 CHANGES: dict[str, tuple[Callable[[str], str], str, str, int]] = {
     "<s> and </s>": (lambda line: f"<s> {line} </s>", "\n", "sentence-markers", 1000),
+    "<s> without a space": (lambda line: f"<s>{line}</s>", "\n", "attached-markers", 1000),
     "<eos>": (lambda line: f"{line} <eos>", "\n", "eos-in-lines", 500),
     "<UNK>": (lambda line: line.replace("noun7 ", "<UNK> "), "\n", "other-unknown", 0),
     "[UNK]": (lambda line: line.replace("noun7 ", "[UNK] "), "\n", "other-unknown", 0),
@@ -177,6 +178,13 @@ def test_training_text_without_unk_is_named() -> None:
         "text/valid.txt (1 of 553 tokens, 0.2 %); `ptb-lm data prepare` makes some of rare words"
     )
     assert line in done(*train_arguments("run", "--max-steps", "1")).err
+
+
+def test_other_spelling_of_unk_has_one_remedy() -> None:
+    write_corpus(lambda line: line.replace("<unk>", "<UNK>") + " <UNK>")
+    path = Path("text/valid.txt")
+    path.write_text(path.read_text().replace("<UNK>", "<unk>"))
+    assert kinds("info", "--data", "text").keys() == {"other-unknown"}
 
 
 def test_validation_in_capitals_is_named() -> None:
@@ -291,6 +299,15 @@ def test_file_under_another_name_is_suggested(name: str, split: str) -> None:
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
         assert outcome.err.startswith(f"error: text/{split}.txt: cannot be read: No such file")
         assert f"if {name} is its text, rename it to {split}.txt" in outcome.err
+
+
+def test_folder_below_is_suggested() -> None:
+    write_corpus()
+    Path("all").mkdir()
+    Path("text").rename("all/text")
+    outcome = ptb_lm("data", "info", "--data", "all")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "all/text has such a file; try --data with that folder" in outcome.err
 
 
 def test_test_text_under_another_name_is_named() -> None:

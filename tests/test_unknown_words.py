@@ -49,6 +49,9 @@ def message_of(vocabulary: Sequence[str], text: str) -> str | None:
         (["e\u0301te\u0301"], "été", "1 of 2", "are known in Unicode form NFD"),
         (["do", "don't"], "don\u2019t do", "1 of 3", "have curly quotes"),
         (["R&D", "dog"], "R&amp;D dog", "1 of 3", "hold an HTML entity (R&amp;D)"),
+        (LOWER, "\u2581the \u2581do g", "3 of 4", "are pieces of words (\u2581the)"),
+        (CASED, "An@@ d@@ the", "2 of 4", "are pieces of words (An@@)"),
+        (LOWER, "the_DT dog/NN sees", "2 of 4", "have a tag attached (the_DT)"),
         (LOWER, "\ufeffthe dog", "1 of 3", "hold an invisible character"),
         (LOWER, "<UNK> dog [UNK]", "2 of 4", "are other spellings of the unknown word (<UNK>)"),
         ([*LOWER, "N"], "the 1,200 3.5%", "2 of 4", "are numbers (1,200), which are N in the"),
@@ -65,6 +68,12 @@ def test_reason_is_named(vocabulary: list[str], text: str, count: str, reason: s
 @pytest.mark.parametrize("text", ["the dog sees quux xyzzy", "The dog quux xyzzy plugh", "a 7 n 8"])
 def test_no_reason_without_a_majority(text: str) -> None:
     message = message_of([*LOWER, "Anna", "N", "12"], text)
+    assert message is not None
+    assert message.endswith("count as <unk>")
+
+
+def test_vocabulary_of_pieces_has_no_whole_words_to_give() -> None:
+    message = message_of(["\u2581the", "\u2581dog"], "\u2581the \u2581cat")
     assert message is not None
     assert message.endswith("count as <unk>")
 

@@ -63,6 +63,8 @@ LONGEST_MEAN_UNSPACED_WORD = 6
 
 TYPES_SAMPLED = 10_000
 
+_IN_ANGLES = tuple(marker for marker in BOUNDARY_MARKERS | {EOS} if marker.startswith("<"))
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -150,7 +152,7 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
     found = [finding for facts in texts for finding in text_findings(facts)]
     found += unknown_findings(
         shares,
-        has_spaces=all(finding.kind != "no-spaces" for finding in found),
+        is_explained=explain_unknown(found),
         without="`ptb-lm data prepare` makes some of rare words",
         too_many="give more text, so that fewer words are rare",
     )
@@ -261,6 +263,19 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             f"{facts.name}: {count:,} words are {' or '.join(names)} and count as ordinary words; "
             f"only {UNK} is the unknown word: write it so, as with: {_replacing(names, UNK)}",
         )
+    glued = [
+        word
+        for word in facts.index
+        if (word.startswith(_IN_ANGLES) or word.endswith(_IN_ANGLES)) and word not in _IN_ANGLES
+    ]
+    count, names = _found(facts, glued)
+    if count:
+        yield Finding(
+            "attached-markers",
+            count,
+            f"{facts.name}: {count:,} words have a sentence marker attached, such as {names[0]}; "
+            "each line is ended with <eos> already: remove the markers",
+        )
 
 
 def _replacing(words: Iterable[str], replacement: str = "") -> str:
@@ -310,18 +325,23 @@ def _space_findings(facts: TextFacts) -> Iterator[Finding]:
         yield Finding("no-spaces", words, message)
 
 
+def explain_unknown(findings: Iterable[Finding]) -> bool:
+    """Return whether findings explain why words are unknown, or why there is no ``<unk>``."""
+    return any(finding.kind in ("no-spaces", "other-unknown") for finding in findings)
+
+
 def unknown_findings(
-    shares: Mapping[str, UnknownShare], *, has_spaces: bool, without: str, too_many: str
+    shares: Mapping[str, UnknownShare], *, is_explained: bool, without: str, too_many: str
 ) -> Iterator[Finding]:
     """Find unknown words that a model cannot learn, or too many of them.
 
     Args:
         shares: of each split, the training text's first, by what to call it.
-        has_spaces: whether spaces separate words: where they do not, that is the remedy.
+        is_explained: whether another finding has the remedy, see :func:`explain_unknown`.
         without: how the training text gets ``<unk>``.
         too_many: what to do where it is frequent.
     """
-    if not has_spaces:
+    if is_explained:
         return
     train = next(iter(shares))
     others = {split: share for split, share in shares.items() if share.unknown}

@@ -129,11 +129,13 @@ def _require_files(folder: Path, files: Mapping[str, Path]) -> None:
             require_readable([file])
         except InputError as error:
             names = files_like(folder, split)
-            if not names or os.path.lexists(file):
+            corpora = [] if names else sorted(folder.glob("*/train.txt"))
+            if os.path.lexists(file) or not (names or corpora):
                 raise
-            raise InputError(
-                f"{error}; if {names[0]} is its text, rename it to {file.name}"
-            ) from None
+            advice = f"if {names[0]} is its text, rename it to {file.name}" if names else ""
+            if corpora:
+                advice = f"{corpora[0].parent} has such a file; try --data with that folder"
+            raise InputError(f"{error}; {advice}") from None
 
 
 def _require_own_text(folder: Path) -> None:

@@ -30,6 +30,7 @@ from ptb_lm.corpus.findings import (
     TextFacts,
     UnknownShare,
     announced,
+    explain_unknown,
     file_findings,
     ordinary_words,
     repetition_findings,
@@ -399,7 +400,7 @@ def _unknown_findings(
     ]
     return unknown_findings(
         shares,
-        has_spaces=all(finding.kind != "no-spaces" for finding in peculiar),
+        is_explained=explain_unknown(peculiar),
         without="--min-count 2 or more makes some",
         too_many=" or ".join(["give more text", *options]),
     )

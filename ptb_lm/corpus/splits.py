@@ -22,7 +22,7 @@ def splits_in(folder: Path) -> list[str]:
 
 _OTHER_NAMES = {
     "train": {"train", "training"},
-    "valid": {"valid", "validation", "val", "dev", "devel", "development"},
+    "valid": {"valid", "validation", "val", "dev", "devel", "development", "eval"},
     "test": {"test", "testing", "tst"},
 }
 _TEXT_ENDINGS = {"txt", "text", "tok", "tokens", "raw"}

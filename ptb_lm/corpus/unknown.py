@@ -33,7 +33,7 @@ SPELLINGS_OF_UNKNOWN = {
     for lower in _UNKNOWN_NAMES
     for name in (lower, lower.upper(), lower.capitalize())
     for brackets in _BRACKETS
-} - {UNK} | {"unk", "UNK", "_UNK", "OOV", "<unk/>", "<|unk|>", "\u2047"}
+} - {UNK} | {"unk", "UNK", "_UNK", "OOV", "<unk/>", "<|unk|>", "&lt;unk&gt;", "\u2047"}
 """Spellings of the unknown word in other programs."""
 
 _BOUNDARY_NAMES = ("s", "bos", "sos", "eos", "start", "end", "pad", "sent", "sentence")
@@ -58,6 +58,7 @@ _PLAIN = str.maketrans(
 )
 _NUMBER = re.compile(r"[^\w\s]*\d[\d.,:/-]*[^\w\s]*")
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|S|re|ve|ll|d|m))$")
+_TAG = re.compile(r"(?<=\w)[_/|][A-Z]+\$?$")
 _SENTENCE_MARKS = {*".,;:!?\u3002\uff0c\u3001"}
 _PIECE = re.compile(r"n't|'\w+|\w+")
 _ATTACHED = re.compile(r"\w[,;:!?\u3002\uff0c\u3001]")
@@ -69,6 +70,11 @@ Treebank has none, English prose of which nobody has separated the words a seven
 def is_unspaced(word: str) -> bool:
     """Return whether most of a word is written in a script without spaces between words."""
     return 2 * len(_UNSPACED.findall(word)) > len(word)
+
+
+def is_piece(word: str) -> bool:
+    """Return whether a word is a piece of one, as SentencePiece and BPE programs mark them."""
+    return len(word) > 2 and (word.startswith(("\u2581", "\u0120", "##")) or word.endswith("@@"))
 
 
 def is_raw(words: Collection[str]) -> bool:
@@ -84,12 +90,15 @@ _PLAIN_CHANGES: dict[str, Callable[[str], str]] = {
     "decomposed": lambda word: unicodedata.normalize("NFD", word),
     "compatible": lambda word: unicodedata.normalize("NFKC", word),
     "quotes": lambda word: word.translate(_PLAIN),
+    "tags": lambda word: _TAG.sub("", word),
 }
 
 _EXPLANATIONS = {
     "spelling": "are other spellings of the unknown word ({word}); write it <unk>",
     "markers": "mark the ends of sentences ({word}); each line is ended with <eos> already: remove "
     "them",
+    "pieces": "are pieces of words ({word}), and the vocabulary is of whole words; join the pieces",
+    "tags": "have a tag attached ({word}); remove the tags",
     "invisible": "hold an invisible character such as a byte order mark; remove it",
     "entities": "hold an HTML entity ({word}); replace entities by their characters",
     "composed": "are known in Unicode form NFC; normalize the text to it",
@@ -240,6 +249,10 @@ class UnknownWords:
         return not self._vocabulary.index.keys().isdisjoint(_SENTENCE_MARKS)
 
     @cached_property
+    def _has_pieces(self) -> bool:
+        return any(is_piece(word) for word in self._vocabulary.words)
+
+    @cached_property
     def _is_raw(self) -> bool:
         return is_raw(self._vocabulary.words)
 
@@ -256,6 +269,8 @@ class UnknownWords:
             return "spelling"
         if word in BOUNDARY_MARKERS:
             return "markers"
+        if is_piece(word) and not self._has_pieces:
+            return "pieces"
         for reason, change in _PLAIN_CHANGES.items():
             if self._knows(change(word), word):
                 return reason

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptb_lm.arguments import require_integer, require_ordered, require_words
+from ptb_lm.arguments import require_integer, require_ordered, require_type, require_words
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.corpus.vocabulary import Vocabulary
@@ -111,6 +111,7 @@ def score(
     if isinstance(lines, str):
         raise TypeError("lines: expected several, got a text; try text.splitlines() or [text]")
     require_ordered(lines, "lines", "a list of texts or of lists of words")
+    require_type(continuous, bool, "continuous")
     if require_integer(lines_at_once, "lines_at_once") < 1:
         raise InputError(f"lines_at_once {lines_at_once}: expected 1 or more")
     if isinstance(lines, Sequence):  # others are checked as they come: they may have no end

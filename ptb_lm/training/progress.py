@@ -32,6 +32,12 @@ WORSE, MUCH_WORSE = 2, 10
 
 On a few hundred words of noise, an ordinary training may come to a little more than once."""
 
+PLAUSIBLE_RATE = 5.0
+"""No learning rate of plain SGD is greater, for an objective that is summed over the steps."""
+
+MUCH_CLIP = 100.0
+"""A clip_norm that no published recipe comes near: 0.25 times as many steps is 400 steps."""
+
 
 class Progress:
     """A bar over the steps of the epoch under way, and a line above it at the end of each.
@@ -144,12 +150,17 @@ class Progress:
 
 def rate_advice(training: TrainingConfig) -> str:
     """Say how to set the learning rate, also for those who bring one from other programs."""
-    steps, rate = training.unrolled_steps, training.learning_rate
+    steps, rate, clip_norm = training.unrolled_steps, training.learning_rate, training.clip_norm
+    advice = f"lower training.learning_rate, now {rate:g}"
+    if clip_norm > MUCH_CLIP:
+        advice += f", or training.clip_norm, now {clip_norm:g}"
+    if not PLAUSIBLE_RATE < rate <= PLAUSIBLE_RATE * steps:
+        return advice
     return (
-        f"lower training.learning_rate, now {rate:g}: the objective here is summed over the "
-        f"unrolled steps, so a rate for their mean, as in pytorch/examples and awd-lstm-lm, "
-        f"becomes {rate:g} / {steps} = {rate / steps:.3g}, and their clip of 0.25 becomes "
-        f"training.clip_norm = 0.25 * {steps} = {0.25 * steps:g}"
+        f"{advice}: the objective here is summed over the unrolled steps, so a rate for their "
+        f"mean, as in pytorch/examples and awd-lstm-lm, becomes {rate:g} / {steps} = "
+        f"{rate / steps:.3g}, and their clip of 0.25 becomes training.clip_norm = 0.25 * {steps} = "
+        f"{0.25 * steps:g}"
     )
 
 
