@@ -82,6 +82,8 @@ def test_synthetic_corpus_has_no_findings(synthetic: Corpus) -> None:
 CHANGES: dict[str, tuple[Callable[[str], str], str, str, int]] = {
     "<s> and </s>": (lambda line: f"<s> {line} </s>", "\n", "sentence-markers", 1000),
     "<s> without a space": (lambda line: f"<s>{line}</s>", "\n", "attached-markers", 1000),
+    "<eol>": (lambda line: f"{line} <eol>", "\n", "sentence-markers", 500),
+    "<unk> and a comma": (lambda line: f"{line} <unk>,", "\n", "attached-markers", 500),
     "<eos>": (lambda line: f"{line} <eos>", "\n", "eos-in-lines", 500),
     "<UNK>": (lambda line: line.replace("noun7 ", "<UNK> "), "\n", "other-unknown", 0),
     "[UNK]": (lambda line: line.replace("noun7 ", "[UNK] "), "\n", "other-unknown", 0),
@@ -332,6 +334,32 @@ def test_prepare_logs_and_returns_its_findings(caplog: pytest.LogCaptureFixture)
     (finding,) = prepare(["one.txt"], "out")["warnings"]
     assert (finding["kind"], finding["count"]) == ("blank-lines", 300)
     assert [record.getMessage() for record in caplog.records] == [finding["message"]]
+
+
+def test_validation_that_is_the_training_text() -> None:
+    """Also of so few sentences that all of them are repeated anyway."""
+    write_corpus()
+    lines = ["<unk> sees noun1", "noun1 sees noun2", "noun2 sees noun3"] * 100
+    write("text/train.txt", lines)
+    write("text/valid.txt", lines)
+    found = done_json("data", "info", "--data", "text")["warnings"]
+    messages = [each["message"] for each in found if each["kind"] == "same-text"]
+    assert len(messages) == 1
+    assert "text/valid.txt is the same text as text/train.txt" in messages[0]
+
+
+def test_written_unk_has_another_remedy_than_rare_words() -> None:
+    write("whole.txt", [f"{line} <unk> <unk> <unk>" for line in sentences(400)])
+    (finding,) = done_json("data", "prepare", "whole.txt", "--out", "out")["warnings"]
+    assert finding["kind"] == "many-unknown"
+    assert "the text itself has 1,200 of them" in finding["message"]
+    assert "give more text" not in finding["message"]
+
+
+def test_no_spaces_has_one_remedy_for_all_splits() -> None:
+    write_corpus(lambda line: line.replace(" ", ""))
+    found = done_json("data", "info", "--data", "text")["warnings"]
+    assert {each["kind"] for each in found} == {"no-spaces"}
 
 
 def test_copied_test_of_short_lines() -> None:

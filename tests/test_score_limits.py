@@ -142,6 +142,17 @@ def test_a_second_model_is_no_text(kind: str) -> None:
         assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_model_is_no_text_for_eval(kind: str) -> None:
+    if "export" in kind:
+        pytest.importorskip("safetensors")
+        done("export", LAST, "--out", "model", "--overwrite")
+    Path("damaged.pt").write_bytes(Path(LAST).read_bytes()[:3000])
+    outcome = ptb_lm("eval", LAST, "--text", KINDS[kind])
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"error: --text {KINDS[kind]}: {kind}")
+
+
 @pytest.mark.parametrize("temperature", ["0", "0.0", "-1", "nan", "0.009"])
 def test_greedy_is_named_where_the_temperature_is_0(temperature: str) -> None:
     outcome = ptb_lm("generate", LAST, "--temperature", temperature)

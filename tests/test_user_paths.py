@@ -214,3 +214,13 @@ def test_folders_of_any_name(template: Path, tmp_path: Path, changes: dict[str, 
     printed = [json.loads(line) for line in process.stdout.splitlines() if line.startswith(b"{")]
     assert len(printed) == 2 * 5
     "".join(map(str, printed)).encode()  # no surrogates
+
+
+@pytest.mark.parametrize(
+    "command", [["eval", ""], ["train", "--config", "small", "--run-dir", ""], ["score", "", "-"]]
+)
+def test_empty_path_is_refused(command: list[str]) -> None:
+    """It is that of a variable of the shell that is not set, and not the current folder."""
+    outcome = ptb_lm(*command)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "an empty path" in outcome.err

@@ -41,6 +41,8 @@ def _has_paths(annotated: Any) -> bool:
 
 def _path_argument(text: str) -> Path:
     """Return the path that an argument names."""
+    if not text:
+        raise typer.BadParameter("an empty path, as of a variable of the shell that is not set")
     path = user_path(text)
     # What is relative and begins with ~ was written as ./~, and is not to be expanded later on.
     return path.absolute() if str(path).startswith("~") else path
@@ -98,7 +100,9 @@ Precision = Annotated[
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Change a key of the config; repeatable."
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a key of the config; repeatable: for the same key the last one counts.",
     ),
 ]
 AsJson = Annotated[bool, flag("--json", help="Print one JSON object and nothing else.")]

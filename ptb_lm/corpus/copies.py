@@ -159,7 +159,8 @@ def _complain(candidate: Candidate, data: bytes | None, complaints: dict[str, In
     if file is None or (file.name in complaints and base != file.name):
         return
     try:
-        file.check(candidate.read(file.size + 1) if data is None else data, candidate.place)
+        data = candidate.read(file.size + 1) if data is None else data
+        file.check(data, candidate.place, "it is another text, or damaged")
     except InputError as error:
         complaints[file.name] = error
 

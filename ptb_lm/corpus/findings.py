@@ -63,7 +63,7 @@ LONGEST_MEAN_UNSPACED_WORD = 6
 
 TYPES_SAMPLED = 10_000
 
-_IN_ANGLES = tuple(marker for marker in BOUNDARY_MARKERS | {EOS} if marker.startswith("<"))
+_TAGS = tuple(marker for marker in BOUNDARY_MARKERS | {EOS} if marker.startswith("<"))
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
         too_many="give more text, so that fewer words are rare",
     )
     has_unknown = bool(corpus.unknown["train"].written)
-    for split, unknown in corpus.unknown.items():
+    has_spaces = all(finding.kind != "no-spaces" for finding in found)
+    for split, unknown in corpus.unknown.items() if has_spaces else ():
         message = unknown.message(corpus.place(split))
         if message is not None and (has_unknown or unknown.explanation()):
             found.append(Finding("unknown-words", unknown.missing, message))
@@ -166,9 +167,19 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
         for split in corpus.splits
         if split != "train"
     }
+    for split in corpus.splits.keys() - {"train"}:
+        if np.array_equal(corpus.splits[split], corpus.splits["train"]):
+            found.append(_same_text(corpus, split))
+            del others[corpus.place(split)]
     train = np.concatenate([*_hashes(corpus, "train", stop)])
     found += repetition_findings(others, train, corpus.place("train"))
     return [*found, *_missing_test(folder, corpus)]
+
+
+def _same_text(corpus: Corpus, split: str) -> Finding:
+    file, train = corpus.place(split), corpus.place("train")
+    message = f"{file} is the same text as {train}, so that its perplexity is too low; give another"
+    return Finding("same-text", len(corpus.splits[split]), message)
 
 
 def _hashes(corpus: Corpus, split: str, stop: StopFlag) -> Iterator[LineHashes]:
@@ -263,19 +274,25 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             f"{facts.name}: {count:,} words are {' or '.join(names)} and count as ordinary words; "
             f"only {UNK} is the unknown word: write it so, as with: {_replacing(names, UNK)}",
         )
-    glued = [
-        word
-        for word in facts.index
-        if (word.startswith(_IN_ANGLES) or word.endswith(_IN_ANGLES)) and word not in _IN_ANGLES
-    ]
-    count, names = _found(facts, glued)
-    if count:
-        yield Finding(
-            "attached-markers",
-            count,
-            f"{facts.name}: {count:,} words have a sentence marker attached, such as {names[0]}; "
-            "each line is ended with <eos> already: remove the markers",
-        )
+    marked = [word for word in facts.index if word.startswith(_TAGS) or word.endswith(_TAGS)]
+    attached = {
+        f"a sentence marker, and each line is ended with {EOS} already; remove it": [
+            word for word in marked if word not in _TAGS
+        ],
+        f"{UNK}, which counts only as a word of its own; put spaces around it": [
+            word for word in facts.index if UNK in word and _is_punctuated_unknown(word)
+        ],
+    }
+    for remedy, words in attached.items():
+        count, names = _found(facts, words)
+        if count:
+            message = f"{facts.name}: {count:,} words, such as {names[0]}, are attached to {remedy}"
+            yield Finding("attached-markers", count, message)
+
+
+def _is_punctuated_unknown(word: str) -> bool:
+    rest = word.replace(UNK, "", 1)
+    return bool(rest) and not any(map(str.isalnum, rest))
 
 
 def _replacing(words: Iterable[str], replacement: str = "") -> str:
@@ -379,6 +396,8 @@ def repetition_findings(
         train: those of the training text; sorted in place.
         train_name: what to call the training text.
     """
+    if not others:
+        return
     usual, usual_of_all = share_of_copies(train), share_of_copies(train, only_long=False)
     most = min(max(MOST_REPEATED, 2 * usual), MOST_REPEATED_BY_CHANCE)
     parts = np.array_split(train, 1 + len(train) // PART_TOKENS)

@@ -170,7 +170,11 @@ def prepare(
     with _explained(peculiar):
         _require_words(description["splits"], text.name)
     words = {*spelling}
-    found = [*peculiar, *_unknown_findings(description["splits"], words, preparation, peculiar)]
+    given = int(counts[:, text.words.index(UNK)].sum()) if UNK in text.words else 0
+    found = [
+        *peculiar,
+        *_unknown_findings(description["splits"], words, preparation, peculiar, given),
+    ]
     found += _repetition_findings(text, spelling, preparation, stop)
     with place_held(folder, stop) as place:
         _require_free(folder, sources, overwrite=overwrite)  # as another may have been quicker
@@ -378,6 +382,7 @@ def _unknown_findings(
     words: Collection[str],
     preparation: Preparation,
     peculiar: Sequence[Finding],
+    given: int,
 ) -> Iterator[Finding]:
     """Find too much or too little ``<unk>``, with what changes it.
 
@@ -386,6 +391,7 @@ def _unknown_findings(
         words: the vocabulary.
         preparation: the options.
         peculiar: what has been found already.
+        given: how often ``<unk>`` stands in the text itself.
     """
     shares = {
         split: UnknownShare(round(facts["unknown_share"] * facts["tokens"]), facts["tokens"])
@@ -398,11 +404,14 @@ def _unknown_findings(
         *([] if preparation.lower else ["use --lower"]),
         *(["put spaces around punctuation"] if is_raw(words) else []),
     ]
+    too_many = " or ".join(["give more text", *options])
+    if 2 * given > sum(share.unknown for share in shares.values()):
+        too_many = f"the text itself has {given:,} of them: give one with fewer"
     return unknown_findings(
         shares,
         is_explained=explain_unknown(peculiar),
         without="--min-count 2 or more makes some",
-        too_many=" or ".join(["give more text", *options]),
+        too_many=too_many,
     )
 
 

@@ -33,10 +33,15 @@ class PtbFile:
         """Return whether these are the published bytes."""
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
 
-    def check(self, data: bytes, where: str) -> None:
-        """Raise InputError, naming the place, if these bytes are not the file's.
+    def check(self, data: bytes, where: str, advice: str) -> None:
+        """Raise InputError if these bytes are not the file's.
 
         The message says what is wrong with a copy that :func:`restored` does not make right.
+
+        Args:
+            data: the bytes.
+            where: where they are from.
+            advice: what the message ends with.
         """
         if self.is_exactly(data):
             return
@@ -44,7 +49,7 @@ class PtbFile:
         difference = f"sha256 differs from that of {self.name}" if len(data) == self.size else size
         signs = signs_of_conversion(data)
         found = f"; it has {' and '.join([*signs, 'other differences'])}" if signs else ""
-        raise InputError(f"{where}: {difference}{found}; fetch it again with `ptb-lm data fetch`")
+        raise InputError(f"{where}: {difference}{found}; {advice}")
 
 
 PTB_FILES = (
@@ -142,7 +147,7 @@ def read_ptb(data_dir: Path) -> dict[str, bytes]:
             data = opened.read(file.most_bytes)
         if not file.is_exactly(data):
             if not file.is_exactly(restored(data)):
-                file.check(data, str(path))
+                file.check(data, str(path), "fetch it again with `ptb-lm data fetch`")
             what = " and ".join(signs_of_conversion(data) or ["other white space"])
             conversions.append(f"{path}: {file.name} with {what}")
         contents[file.split] = data

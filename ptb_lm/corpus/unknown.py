@@ -27,23 +27,29 @@ LONGEST_LIST = 500
 WORDS_REMEMBERED = 1 << 14
 
 _UNKNOWN_NAMES = ("unk", "unknown", "oov")
-_BRACKETS = ("<>", "[]", "()", "{}", "__", "@@")
+_BRACKETS = ("<>", "[]", "()", "{}", "__", "@@", "«»")
 SPELLINGS_OF_UNKNOWN = {
     f"{brackets[0]}{name}{brackets[1]}"
     for lower in _UNKNOWN_NAMES
     for name in (lower, lower.upper(), lower.capitalize())
     for brackets in _BRACKETS
-} - {UNK} | {"unk", "UNK", "_UNK", "OOV", "<unk/>", "<|unk|>", "&lt;unk&gt;", "\u2047"}
+} - {UNK} | {
+    *("unk", "UNK", "_UNK", "__unk__", "__UNK__", "OOV"),
+    *("<unk/>", "<|unk|>", "<rare>", "&lt;unk&gt;", "\u2047"),
+}
 """Spellings of the unknown word in other programs."""
 
-_BOUNDARY_NAMES = ("s", "bos", "sos", "eos", "start", "end", "pad", "sent", "sentence")
+_BOUNDARY_NAMES = (
+    *("s", "bos", "sos", "eos", "eol", "eot", "eop", "start", "end", "pad", "sent", "sentence"),
+    *("br", "go", "newline"),
+)
 BOUNDARY_MARKERS = {
     f"{opening}{slash}{name}{closing}"
     for opening, closing in ("<>", "[]")
     for slash in ("", "/")
     for lower in _BOUNDARY_NAMES
     for name in (lower, lower.upper(), lower.capitalize())
-} - {EOS} | {"[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
+} - {EOS} | {"<br/>", r"<\s>", "[CLS]", "[SEP]", "<|endoftext|>", "<|startoftext|>", "<|im_end|>"}
 """Words that other programs write at the beginning and the end of a sentence."""
 
 _UNSPACED = re.compile(

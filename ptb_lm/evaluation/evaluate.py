@@ -33,6 +33,7 @@ from ptb_lm.evaluation.scores import (
 from ptb_lm.evaluation.texts import EncodedText, encoded_file, encoded_split
 from ptb_lm.evaluation.trained import (
     TrainedModel,
+    file_kind,
     load,
     model_place,
     read_model,
@@ -207,6 +208,9 @@ class EvaluationRequest:
             require_corpus(data)
         directory = data_directory(data_dir)
         if text is not None:
+            kind = file_kind(text)
+            if kind is not None:
+                raise InputError(f"--text {text}: {kind}, and not a text; name the text to read")
             name = f"text {from_command_line(text.name)}"
             return cls(name, text, protocol or "stream", data, directory)
         split = split or "test"
@@ -249,6 +253,7 @@ def evaluate(
     """
     require_model(model)
     require_type(way, Way, "way", "try adaptive(Dynamic.tuned('rms'), Cache.tuned(2000))")
+    require_type(stop, StopFlag, "stop")
     advice = "score(model, lines) takes the lines of a text themselves"
     if split is not None:
         require_type(split, str, "split", f"text= takes the path of a text; {advice}")

@@ -45,8 +45,9 @@ SCORE = re.compile(
 )
 """A number, as it may also stand in a text."""
 
-SURE_SCORE = re.compile(r"-\d|=|\.\d{3}|\de[-+]?\d|inf|[\[(]", re.IGNORECASE)
-"""A sign by which a number in every line is a score: below zero, of many decimals, named."""
+SURE_SCORE = re.compile(r"-\d|=|\.\d{3}|,\d\d?$|\de[-+]?\d|inf|[\[(]", re.IGNORECASE)
+"""A sign by which a number in every line is a score: below zero, of many decimals, with a decimal
+comma, named."""
 
 LINES_OF_DOUBT = 10
 """In fewer lines, numbers without such a sign may be of the texts; in all of more they are not."""
@@ -65,6 +66,7 @@ class Look:
         self.convention = convention
         self._vocabulary = vocabulary
         self._lines: list[Line] = []
+        self._fields: list[Line] = []
         self._words = 0
         self._is_over = False
 
@@ -79,6 +81,7 @@ class Look:
         if not self._lines:
             self._require_no_other_file(line)
         self._lines.append(line.split())
+        self._fields.append(line.strip("\n").split("\t"))
         self._words += len(self._lines[-1])
         if len(self._lines) >= LINES_LOOKED_AT or self._words >= WORDS_LOOKED_AT:
             self.judge()
@@ -95,10 +98,14 @@ class Look:
             found = sign(self._lines, self._vocabulary)
             if found:
                 raise self._wrong(*found)
+        found = _columns_between_tabs(self._fields)
+        if found:
+            raise self._wrong(*found)
         warning = doubtful_numbers(self._lines, self._vocabulary)
         if warning is not None:
             logger.warning("--nbest: %s", warning)
         self._lines.clear()
+        self._fields.clear()
         self._is_over = True
 
     def _wrong(self, what: str, advice: str = "") -> InputError:
@@ -122,6 +129,19 @@ def _bars(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
         "the lines have columns between |||, as those of Moses",
         "`awk -F ' *[|][|][|] *' '{print $1, $2}'` makes them so, for --nbest repeated",
     )
+
+
+def _columns_between_tabs(lines: Sequence[Line]) -> Unlike | None:
+    """Find ``id<tab>score<tab>text`` and other orders, whatever the numbers stand for."""
+    columns = len(lines[0])
+    if columns < 3 or any(len(line) != columns for line in lines):
+        return None
+    for place in range(1, columns):
+        values = [line[place].strip() for line in lines]
+        if all(map(SCORE.fullmatch, values)):
+            what = f"there are {columns} columns between tabs, and column {place + 1} has numbers"
+            return f"{what}, such as {values[0]}", "leave out all columns but id and text"
+    return None
 
 
 def _scores(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None:
