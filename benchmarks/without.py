@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ptb_lm.bench import worker
 from ptb_lm.bench.timed_process import Spread, timed_process
 from ptb_lm.model import backends, cuda_graph, network
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.training import graph_steps, loop, steps
 from ptb_lm.training.environment import describe_environment
 
@@ -41,13 +42,12 @@ def dense_embedding() -> None:
 def cross_entropy() -> None:
     """Compute the objective by PyTorch's cross entropy, in buffers of its own."""
 
-    def objective(logits: Tensor, targets: Tensor, streams: int | None = None) -> Tensor:
-        nll_sum = nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum"
-        )
-        return nll_sum / (streams or targets.shape[1])
+    def nll(self: Softmax, h: Tensor, targets: Tensor) -> Tensor:
+        logits = self._logits(h).flatten(0, 1)
+        nll = nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
+        return nll.view_as(targets)
 
-    steps.window_objective = graph_steps.window_objective = objective  # type: ignore
+    Softmax.nll = nll  # type: ignore[method-assign]
 
 
 def pytorchs_dropout() -> None:

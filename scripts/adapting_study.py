@@ -121,7 +121,7 @@ class Study:
         Raises:
             InputError: it is of other weights.
         """
-        environment = describe_environment(self.model.network.softmax.weight.device)
+        environment = describe_environment(self.model.network.device)
         subject = {
             "weights_sha256": weights_sha256(self.model),
             "tuning_targets": TUNING_TARGETS,

@@ -259,8 +259,7 @@ def test_a_rate_that_is_too_great_is_one_line_that_says_so() -> None:
 def test_p_cache_sums_to_one_and_so_does_the_interpolation() -> None:
     network, tokens = network_of(), text_of(30)
     seen = torch.from_numpy(tokens.astype("int64"))
-    states, _ = network.top_layer(seen[:-1, None], network.zero_state(1))
-    states = states.detach().squeeze(1)
+    states = network(seen[:-1, None], network.zero_state(1)).raw.detach().squeeze(1)
     memory = empty_memory(states)
     for step in (slice(0, 20), slice(20, 28)):
         window = states[step], seen[1:][step]

@@ -22,6 +22,7 @@ from cli_support import (
     ptb_lm,
     train_arguments,
 )
+from networks import log_probs_of
 from processes import ptb_lm_process
 
 from ptb_lm.__main__ import main
@@ -270,9 +271,8 @@ def test_the_stream_protocol_is_one_pass_over_the_whole_text() -> None:
     network = checkpoint.network().double().eval()
     tokens = torch.from_numpy(checkpoint.vocabulary.encode(words_of("text/test.txt"))).long()
     with torch.no_grad():
-        logits, _ = network(tokens[:-1, None], network.zero_state(1))  # (N - 1, 1, V)
-    log_probabilities = logits[:, 0].log_softmax(-1)
-    expected = -log_probabilities.gather(1, tokens[1:, None]).sum().item()
+        log_probs, _ = log_probs_of(network, tokens[:-1, None], network.zero_state(1))
+    expected = -log_probs[:, 0].gather(1, tokens[1:, None]).sum().item()
     assert done_json("eval", LAST)["members"][0]["nll"] == pytest.approx(expected, rel=1e-6)
     columns = done_json("eval", LAST, "--protocol", "columns")["members"][0]["nll"]
     assert columns != pytest.approx(expected, rel=1e-6)  # its columns begin from a zero state

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import done
+from networks import changed_nll
 from test_graph_steps import figures
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
@@ -29,10 +30,10 @@ from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.model import cuda_graph, scoring
 from ptb_lm.model.backends import configure_backends
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.network import Dropout, LanguageModel
-from ptb_lm.model.objective import window_objective
 from ptb_lm.stop import NEVER
-from ptb_lm.training import graph_steps, loop
+from ptb_lm.training import loop
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.open_run import open_run
@@ -159,8 +160,8 @@ def test_bf16_keeps_what_float16_has_no_room_for(cell: str) -> None:
                 weight.zero_()
         exact.load_weights({name: weight.cpu() for name, weight in network.weights().items()})
         words = torch.randint(50, (1, 4))
-        ours, _ = network.top_layer(words.cuda(), network.zero_state(4))
-        theirs, _ = exact.top_layer(words, exact.zero_state(4))
+        ours = network(words.cuda(), network.zero_state(4)).raw
+        theirs = exact(words, exact.zero_state(4)).raw
     error = float((ours.cpu().double() - theirs).norm() / theirs.norm())
     assert 1e-4 < error < 2e-2
     configure_backends("fp32")
@@ -296,10 +297,10 @@ def test_one_capture_serves_every_epoch_and_rate(
 ) -> None:
     calls = []
 
-    def counted(logits: Tensor, targets: Tensor) -> Tensor:
+    def counted(nll: Tensor) -> Tensor:
         calls.append(1)
-        return window_objective(logits, targets)
+        return nll
 
-    monkeypatch.setattr(graph_steps, "window_objective", counted)
+    monkeypatch.setattr(Softmax, "nll", changed_nll(counted))
     trained(on("cuda", make_config(corpus_folder)), tmp_path / "run")
     assert len(calls) == cuda_graph.WARM_UP + 1  # in 27 steps

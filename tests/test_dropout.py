@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import done, done_json, ptb_lm, train_arguments, write_texts
+from networks import log_probs_of, objective_of
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
@@ -20,7 +21,6 @@ from ptb_lm.model.cells import CELLS, CellWeights
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward, weight_shapes
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.scoring import (
     monte_carlo_log_probabilities,
     nll_sum,
@@ -145,11 +145,10 @@ def test_in_evaluation_nothing_is_dropped(dropout_on: str) -> None:
     network = make_network(dropout_on).eval()
     words = window()
     with masks_seen(network) as seen:
-        logits, after = network(words, network.zero_state(B))
+        ours = network(words, network.zero_state(B))
     assert seen["recurrent"] == []
-    expected, state = reference_forward(network, words, network.zero_state(B))
-    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(after, state, rtol=1e-12, atol=1e-12)
+    expected = reference_forward(network, words, network.zero_state(B))
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -185,9 +184,9 @@ def test_words_are_dropped_from_what_the_network_reads() -> None:
 def test_none_is_no_dropout_whatever_the_rate() -> None:
     network = make_network("none").train()
     words = window()
-    one, _ = network(words, network.zero_state(B))
-    other, _ = network.eval()(words, network.zero_state(B))
-    assert torch.equal(one, other)
+    one = network(words, network.zero_state(B))
+    other = network.eval()(words, network.zero_state(B))
+    assert torch.equal(one.dropped, other.dropped)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -197,9 +196,9 @@ def test_every_cells_network_is_its_formula_step_by_step(cell: str) -> None:
     words = window()
     results = []
     for forward in (network, lambda *inputs: reference_forward(network, *inputs)):
-        logits, after = forward(words, network.zero_state(B))
-        kept = logits.detach().clone()
-        window_objective(logits, words.flip(0)).backward()
+        output = forward(words, network.zero_state(B))
+        kept, after = output.dropped.detach(), output.state
+        objective_of(network, output, words.flip(0)).backward()
         gradients = [p.grad.to_dense().clone() for p in network.parameters()]
         results.append([kept, *(part for layer in after for part in layer), *gradients])
         network.zero_grad()
@@ -298,8 +297,8 @@ def test_tied_is_one_matrix_whose_gradient_is_the_sum_of_both() -> None:
     assert parameter_count(untied) - parameter_count(tied) == V * H
     words = window()
     for network in (tied, untied):
-        logits, _ = network(words, network.zero_state(B))
-        window_objective(logits, words.flip(0)).backward()
+        output = network(words, network.zero_state(B))
+        objective_of(network, output, words.flip(0)).backward()
     of_both = untied.embedding.weight.grad.to_dense() + untied.softmax.weight.grad
     torch.testing.assert_close(tied.embedding.weight.grad, of_both, rtol=1e-12, atol=1e-13)
     sgd_step_(tied.parameters(), 0.1)
@@ -397,8 +396,7 @@ def test_monte_carlo_averages_the_probabilities_of_passes_with_dropout(dropped: 
     scored, hidden = [], network.zero_state(4)
     for start in range(0, 200, 5):
         window = tokens[start : start + 6, None].repeat(1, 4)
-        logits, hidden = network(window[:-1], hidden)
-        log_p = torch.log_softmax(logits, dim=2)
+        log_p, hidden = log_probs_of(network, window[:-1], hidden)
         scored.append(log_p.gather(2, window[1:].unsqueeze(2)).squeeze(2).detach())
     passes = torch.cat(scored)  # (200, 4)
     torch.testing.assert_close(together.exp().float(), passes.exp().mean(1))
@@ -447,9 +445,8 @@ def test_a_pass_with_dropout_draws_masks_for_each_window_of_training(dropped: Pa
     expected, hidden = [], network.zero_state(1)
     for start in (0, 5, 10, 15):  # the last has two targets
         window = tokens[start : start + 6]
-        logits, hidden = network(window[:-1, None], hidden)
-        log_p = torch.log_softmax(logits[:, 0], dim=1)
-        expected.append(log_p.gather(1, window[1:, None]).flatten())
+        log_p, hidden = log_probs_of(network, window[:-1, None], hidden)
+        expected.append(log_p[:, 0].gather(1, window[1:, None]).flatten())
     torch.manual_seed(9)
     text = tokens.numpy().astype("int32")
     passed = monte_carlo_log_probabilities(network, text, 1, samples=1, unrolled_steps=5)

@@ -25,6 +25,7 @@ from checkpoints import only_line
 from cli_support import WORDS, assignments, contents, done, done_json, ptb_lm, train_arguments
 from cli_support import write_texts as write_corpus
 from hostile import Watched
+from networks import log_probs_of
 from safetensors.torch import load_file, save_file
 
 from ptb_lm import evaluate, export, load
@@ -350,8 +351,8 @@ def test_the_readme_loads_each_kind_of_network_without_ptb_lm(tmp_path: Path) ->
         ), kind
         with torch.no_grad():
             inputs = torch.from_numpy(ids[:-1].astype("int64"))[:, None]
-            logits, _ = network(inputs, network.zero_state(1))
-        assert next(printed).strip() == ODD_WORDS[int(logits[-1, 0].argmax())], kind
+            log_probs, _ = log_probs_of(network, inputs, network.zero_state(1))
+        assert next(printed).strip() == ODD_WORDS[int(log_probs[-1, 0].argmax())], kind
     assert list(printed) == []
 
 
@@ -385,7 +386,8 @@ def test_onnxruntime_computes_what_the_network_does(cell: str, tied: bool, layer
         hidden = [tuple(torch.rand(streams, 8) for _ in states) for _ in range(layers)]
         before = [torch.stack(parts).numpy() for parts in zip(*hidden, strict=True)]
         with torch.no_grad():
-            logits, after = network(words, hidden)
+            output = network(words, hidden)
+            logits, after = network.softmax(output.dropped), output.state
         whole = run(words, before)
         expected = [logits, *(torch.stack(parts) for parts in zip(*after, strict=True))]
         for ours, theirs in zip(whole, expected, strict=True):

@@ -3,6 +3,7 @@
 import pytest
 import stock
 import torch
+from networks import objective_of
 
 from ptb_lm.config import resolve
 from ptb_lm.model import backends
@@ -10,7 +11,6 @@ from ptb_lm.model import network as network_module
 from ptb_lm.model.backends import MAX_MATMUL_ERROR, configure_backends, matmul_error, matmul_routes
 from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.state import detach
 from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
 
@@ -59,8 +59,8 @@ def test_200_steps_are_those_of_pytorchs_own_parts(dropout: float) -> None:
     for step in range(200):
         inputs, targets = words[step * T : step * T + T], words[step * T + 1 : step * T + T + 1]
         torch.manual_seed(step)  # so that both draw the same masks
-        logits, hidden = ours(inputs, detach(hidden))
-        objective = window_objective(logits, targets)
+        output = ours(inputs, detach(hidden))
+        hidden, objective = output.state, objective_of(ours, output, targets)
         objective.backward()
         norm = gradient_norm(ours.parameters())
         clipped += clip_factor(norm, 0.5) < 1
@@ -135,8 +135,8 @@ def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32
     for precision in ("fp32", "bf16"):
         torch.manual_seed(6)
         network = LanguageModel(model, V, precision)
-        logits, hidden = network(words[:-1], network.zero_state(B))
-        objective = window_objective(logits, words[1:])
+        output = network(words[:-1], network.zero_state(B))
+        hidden, objective = output.state, objective_of(network, output, words[1:])
         objective.backward()
         objectives.append(objective.item())
         assert {part.dtype for pair in hidden for part in pair} == {torch.float32}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import done, furnish
+from networks import log_probs_of
 from small_models import LETTERS, decided_model
 
 from ptb_lm import Sampling, generate, load
@@ -19,7 +20,7 @@ from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.generate import next_word_probabilities, sample_generator
 from ptb_lm.evaluation.trained import TrainedModel
-from ptb_lm.model.network import LanguageModel
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -32,11 +33,11 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @torch.no_grad()
-def logits_after(model: TrainedModel, words: list[str]) -> torch.Tensor:
-    """The logits of the word after a beginning of a text, float64 (V,)."""
+def log_p_after(model: TrainedModel, words: list[str]) -> torch.Tensor:
+    """ln p of the word after a beginning of a text, float64 (V,)."""
     tokens = torch.from_numpy(model.vocabulary.encode([EOS, *words])).long()
-    logits, _ = model.network(tokens[:, None], model.network.zero_state(1))
-    return logits[-1, 0].double()
+    log_probs, _ = log_probs_of(model.network, tokens[:, None], model.network.zero_state(1))
+    return log_probs[-1, 0].double()
 
 
 def softmax(logits: list[float], temperature: float = 1.0) -> list[float]:
@@ -185,9 +186,9 @@ def drawn_by_definition(
     generator = seeded(seed)
     words = list(prompt)
     for _ in range(count):
-        logits = logits_after(model, words)
-        logits[model.vocabulary.index[UNK]] = -math.inf
-        weights = torch.softmax(logits / temperature, dim=-1)
+        log_p = log_p_after(model, words)
+        log_p[model.vocabulary.index[UNK]] = -math.inf
+        weights = torch.softmax(log_p / temperature, dim=-1)
         drawn = int(torch.multinomial(weights, 1, generator=generator))
         words.append(model.vocabulary.words[drawn])
     return words[len(prompt) :]
@@ -205,9 +206,9 @@ def test_greedy_is_the_likeliest_word_at_each_step_whatever_the_seed() -> None:
     model = decided_model()
     words: list[str] = []
     for _ in range(30):
-        logits = logits_after(model, words)
-        logits[model.vocabulary.index[UNK]] = -math.inf
-        words.append(model.vocabulary.words[int(logits.argmax())])
+        log_p = log_p_after(model, words)
+        log_p[model.vocabulary.index[UNK]] = -math.inf
+        words.append(model.vocabulary.words[int(log_p.argmax())])
     for seed in (1, 2):
         assert list(generate(model, (), 30, Sampling(top_k=1), seeded(seed))) == words
 
@@ -363,16 +364,16 @@ def test_words_come_as_they_are_drawn_and_a_signal_ends_them(tmp_path: Path) -> 
         watchdog.cancel()
 
 
-def test_of_a_prompt_however_long_the_last_words_logits_alone_are_made(
+def test_only_the_last_word_of_a_prompt_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = decided_model()
-    rows, logits = [], LanguageModel.logits
+    shapes, log_probs = [], Softmax.log_probs
 
-    def noted(network: LanguageModel, x: torch.Tensor) -> torch.Tensor:
-        rows.append(len(x))
-        return logits(network, x)
+    def noted(decoder: Softmax, h: torch.Tensor) -> torch.Tensor:
+        shapes.append(h.shape[:-1])
+        return log_probs(decoder, h)
 
-    monkeypatch.setattr(LanguageModel, "logits", noted)
+    monkeypatch.setattr(Softmax, "log_probs", noted)
     assert len(list(generate(model, ["c"] * 5000, 3, generator=seeded(1)))) == 3
-    assert rows == [1, 1, 1]
+    assert shapes == [()] * 3

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import changed_nll, objective_of
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,8 +17,8 @@ from ptb_lm.config import resolve
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model import cuda_graph, scoring
 from ptb_lm.model.cuda_graph import Result
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
 from ptb_lm.model.state import detach
 from ptb_lm.training import graph_steps, loop
@@ -77,8 +78,9 @@ def test_padded_units_stay_zero_and_change_nothing_in_float64() -> None:
         inputs, targets = words[step * T : step * T + T], words[step * T + 1 : step * T + T + 1]
         values = []
         for which, network in enumerate((plain, padded)):
-            logits, states[which] = network(inputs, detach(states[which]))
-            objective = window_objective(logits, targets)
+            output = network(inputs, detach(states[which]))
+            states[which] = output.state
+            objective = objective_of(network, output, targets)
             objective.backward()
             norm = gradient_norm(network.parameters())
             sgd_step_(network.parameters(), clip_factor(norm, 2.0))
@@ -256,12 +258,12 @@ def test_a_captured_step_without_a_number_is_named_and_updates_nothing(
         expected.append({k: v.clone() for k, v in before.network.state_dict().items()})
     calls = -3  # of the warm-up
 
-    def with_nan(logits: Tensor, targets: Tensor) -> Tensor:
+    def with_nan(nll: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return window_objective(logits, targets) * (math.nan if calls == bad else 1)
+        return nll * (math.nan if calls == bad else 1)
 
-    monkeypatch.setattr(graph_steps, "window_objective", with_nan)
+    monkeypatch.setattr(Softmax, "nll", changed_nll(with_nan))
     runs = []
     with pytest.raises(PtbLmError, match=rf"in step {bad} the objective is nan.* not updated"):
         trained(config, tmp_path / "run", before=runs.append)

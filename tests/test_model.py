@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from networks import log_probs_of, objective_of
 from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.model.cells import CELLS, CellWeights, cell_step
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.network import (
     LanguageModel,
@@ -15,7 +17,6 @@ from ptb_lm.model.network import (
     reference_forward,
     weight_shapes,
 )
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.model.state import HiddenState, first_streams
@@ -85,9 +86,10 @@ def test_fused_equals_reference_in_outputs_states_and_all_gradients(
             drop_by(network, FixedMasks(layers + 1, steps, streams, 6))
         torch.manual_seed(11)
         state = [tuple(part.requires_grad_() for part in pair) for pair in random_state(network, 4)]
-        logits, after = forward(words, state)
-        kept = logits.detach().clone()  # the objective overwrites them
-        (window_objective(logits, targets) + sum(c.square().sum() for _, c in after)).backward()
+        output = forward(words, state)
+        kept, after = output.dropped.detach(), output.state
+        objective = objective_of(network, output, targets)
+        (objective + sum(c.square().sum() for _, c in after)).backward()
         gradients = [parameter.grad.to_dense().clone() for parameter in network.parameters()]
         gradients += [part.grad for pair in state for part in pair]
         results.append([kept, *(part for pair in after for part in pair), *gradients])
@@ -150,8 +152,7 @@ def test_every_gradient_of_the_objective_is_the_numerical_one() -> None:
     state = random_state(network, 2)
 
     def objective() -> Tensor:
-        logits, _ = network(words, state)
-        return window_objective(logits, targets)
+        return objective_of(network, network(words, state), targets)
 
     objective().backward()
     step = 1e-6
@@ -168,32 +169,44 @@ def test_every_gradient_of_the_objective_is_the_numerical_one() -> None:
 
 def test_a_second_backward_pass_through_an_objective_is_an_error() -> None:
     """Its gradient has taken the place of what it was made from."""
-    logits = torch.randn(5, 3, 7).requires_grad_().clone()
-    objective = window_objective(logits, torch.randint(7, (5, 3)))
-    objective.backward(retain_graph=True)
+    nll = Softmax(4, 7).nll(torch.randn(5, 3, 4), torch.randint(7, (5, 3)))
+    nll.sum().backward(retain_graph=True)
     with pytest.raises(AttributeError):
-        objective.backward()
+        nll.sum().backward()
 
 
-def test_the_objective_and_its_gradient_are_pytorchs_cross_entropy() -> None:
-    targets = torch.randint(7, (5, 3))
+def test_softmax_nll_and_gradients_are_pytorchs_cross_entropy() -> None:
+    """Of each target, with an upstream gradient of its own."""
+    targets, weights = torch.randint(7, (5, 3)), torch.rand(5, 3)
     results = []
     for ours in (True, False):
         torch.manual_seed(4)
-        leaf = (30 * torch.randn(5, 3, 7)).requires_grad_()
-        logits = leaf.clone()
+        decoder, h = Softmax(4, 7), (30 * torch.randn(5, 3, 4)).requires_grad_()
         if ours:
-            objective = window_objective(logits, targets)
+            nll = decoder.nll(h, targets)
         else:
-            objective = (
-                nn.functional.cross_entropy(
-                    logits.flatten(0, 1), targets.flatten(), reduction="sum"
-                )
-                / 3
-            )
-        (2 * objective).backward()
-        results.append((objective.detach(), leaf.grad))
-    torch.testing.assert_close(results[0], results[1])
+            nll = nn.functional.cross_entropy(decoder(h).movedim(2, 1), targets, reduction="none")
+        (weights * nll).sum().backward()
+        gradients = [parameter.grad for parameter in decoder.parameters()]
+        results.append([nll.detach(), h.grad, *gradients])
+        assert nll.shape == (5, 3)
+    torch.testing.assert_close(*results)
+
+
+def test_softmax_log_probs_agree_with_its_nll() -> None:
+    decoder, h, targets = Softmax(4, 7), torch.randn(5, 3, 4), torch.randint(7, (5, 3))
+    log_probs = decoder.log_probs(h)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(5, 3))
+    at_targets = log_probs.gather(2, targets.unsqueeze(2)).squeeze(2)
+    torch.testing.assert_close(decoder.nll(h, targets), -at_targets)
+
+
+def test_certain_target_has_no_nll() -> None:
+    """However large the logits are: in float32, a logit of 1e4 has an error of 1e-3."""
+    decoder = Softmax(4, 7)
+    with torch.no_grad():
+        decoder.bias[3] = 1e4
+    assert decoder.nll(torch.randn(2, 3, 4), torch.full((2, 3), 3)).tolist() == [[0.0] * 3] * 2
 
 
 class DoubleTheGradient(torch.autograd.Function):
@@ -217,7 +230,7 @@ def influence(network: LanguageModel, forward: object, distance: int) -> Tensor:
     """d (a logit at step t + distance) / d (the embedded word at step t), the words all alike."""
     steps = distance + 1
     words = torch.arange(steps)[:, None]
-    logits, _ = forward(words, random_state(network, 1))
+    logits = network.softmax(forward(words, random_state(network, 1)).dropped)
     (gradient,) = torch.autograd.grad(logits[-1, 0, 5], network.embedding.weight)
     return gradient[0]  # of the first step's word
 
@@ -306,11 +319,11 @@ def test_every_parameter_is_drawn_from_the_whole_range_biases_too() -> None:
 def test_a_chunked_pass_with_carried_state_equals_one_long_pass() -> None:
     network = make_network()
     words = random_words(12, 3)
-    whole, end = network(words, network.zero_state(3))
+    whole, end = log_probs_of(network, words, network.zero_state(3))
     state, parts = network.zero_state(3), []
     for chunk in words.split(5):
-        logits, state = network(chunk, state)
-        parts.append(logits)
+        log_probs, state = log_probs_of(network, chunk, state)
+        parts.append(log_probs)
     torch.testing.assert_close(torch.cat(parts), whole)
     for ours, expected in zip(state, end, strict=True):
         torch.testing.assert_close(ours, expected)
@@ -327,17 +340,6 @@ def test_uniform_logits_give_the_vocabulary_size_as_perplexity() -> None:
     assert perplexity(nll_sum(scores), 49) == pytest.approx(VOCABULARY, rel=1e-12)
 
 
-def test_the_objective_sums_over_steps_and_averages_over_streams() -> None:
-    logits = torch.randn(5, 3, 7, dtype=torch.float64)
-    targets = torch.randint(7, (5, 3))
-    expected = sum(
-        -math.log(torch.softmax(logits[t, b], 0)[targets[t, b]].item())
-        for t in range(5)
-        for b in range(3)
-    )
-    assert window_objective(logits, targets).item() == pytest.approx(expected / 3)
-
-
 @pytest.mark.parametrize("streams", [1, 4])
 def test_scores_are_those_of_each_column_run_by_itself_in_the_order_of_the_text(
     streams: int,
@@ -349,9 +351,8 @@ def test_scores_are_those_of_each_column_run_by_itself_in_the_order_of_the_text(
     expected, start = [], 0
     for length in lengths:
         part = tokens[start : start + length + 1]
-        logits, _ = network(part[:-1, None], network.zero_state(1))
-        nll = nn.functional.cross_entropy(logits[:, 0], part[1:], reduction="none")
-        expected.append(-nll)
+        log_probs, _ = log_probs_of(network, part[:-1, None], network.zero_state(1))
+        expected.append(log_probs[:, 0].gather(1, part[1:, None]).squeeze(1))
         start += length
     network.train()
     scores = target_log_probabilities(network, tokens.int().numpy(), streams)

@@ -59,9 +59,9 @@ def by_definition(model: TrainedModel, line: str) -> list[float]:
     network = LanguageModel(model.config.model, len(model.vocabulary)).double().eval()
     network.load_weights({name: value.double() for name, value in model.network.weights().items()})
     tokens = torch.from_numpy(model.vocabulary.encode([EOS, *line.split(), EOS])).long()
-    logits, _ = reference_forward(network, tokens[:-1, None], network.zero_state(1))
-    log_probabilities = logits[:, 0].log_softmax(-1)
-    return log_probabilities.gather(1, tokens[1:, None])[:, 0].tolist()
+    output = reference_forward(network, tokens[:-1, None], network.zero_state(1))
+    log_probs = network.decoder.log_probs(output.dropped)
+    return log_probs[:, 0].gather(1, tokens[1:, None])[:, 0].tolist()
 
 
 # The figures of a sentence

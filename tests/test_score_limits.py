@@ -106,14 +106,14 @@ def test_few_long_words_are_held_at_once() -> None:
 
 
 def test_a_prompt_is_read_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, top_layer = [], LanguageModel.top_layer
+    steps, forward = [], LanguageModel.forward
 
     def noted(network: LanguageModel, words: object, hidden: object) -> object:
         steps.append(len(words))  # type: ignore[arg-type]
-        return top_layer(network, words, hidden)  # type: ignore[arg-type]
+        return forward(network, words, hidden)  # type: ignore[arg-type]
 
     model, prompt = decided_model(), ["a", "b", "c"] * PROMPT_WORDS_AT_ONCE
-    monkeypatch.setattr(LanguageModel, "top_layer", noted)
+    monkeypatch.setattr(LanguageModel, "forward", noted)
     assert len(list(generate(model, prompt, 2))) == 2
     assert steps == [PROMPT_WORDS_AT_ONCE] * 3 + [1, 1]  # the <eos> before it makes one more
 

@@ -15,9 +15,9 @@ from ptb_lm.corpus.batching import evaluation_windows, widened
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import PtbLmError
 from ptb_lm.evaluation.cache import Cache, empty_memory, interpolated, recall
-from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace, log_p_of
+from ptb_lm.evaluation.dynamic import AdaptiveNetwork, Pace
+from ptb_lm.model.decoder import at_least_float32
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.model.scoring import in_mode, targets_per_window
 from ptb_lm.model.state import HiddenState
@@ -94,8 +94,8 @@ def read_text(
     read: Read = partial(_read_as_trained, network)
     if paces is not None:
         read = AdaptiveNetwork(network, paces).read
-    text = torch.from_numpy(tokens).to(network.softmax.weight.device)  # int32 (N,)
-    hidden, memory = network.zero_state(1), empty_memory(network.softmax.weight)
+    text = torch.from_numpy(tokens).to(network.device)  # int32 (N,)
+    hidden, memory = network.zero_state(1), empty_memory(network.embedding.weight)
     by_vocab, by_cache = [], []
     targets_in_all = len(tokens) - 1
     windows = evaluation_windows(targets_in_all, 1, steps)
@@ -121,6 +121,6 @@ def _read_as_trained(
 ) -> tuple[Tensor, Tensor, HiddenState]:
     """Do as :meth:`~ptb_lm.evaluation.dynamic.AdaptiveNetwork.read`, but learn nothing."""
     with in_mode(network, training=False):
-        states, hidden = network.top_layer(words, hidden)  # (T, 1, H)
-        log_p = log_p_of(targets, network.logits(states))
-        return log_p, at_least_float32(states).squeeze(1), hidden
+        output = network(words, hidden)
+        log_p = -network.decoder.nll(output.dropped, targets).squeeze(1)
+        return log_p, at_least_float32(output.raw).squeeze(1), output.state

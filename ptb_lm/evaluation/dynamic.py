@@ -33,12 +33,13 @@ from ptb_lm.arguments import require_integer, require_number
 from ptb_lm.corpus.batching import training_columns, training_window, windows_per_epoch
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.errors import InputError
+from ptb_lm.model.decoder import at_least_float32
 from ptb_lm.model.dropout import Dropout
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import at_least_float32, window_objective
 from ptb_lm.model.state import HiddenState, detach
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.progress import with_bar
+from ptb_lm.training.steps import window_objective
 
 STATISTICS_STREAMS = 100
 """Streams that the training text is cut into for MS_g; as many as in the authors' code."""
@@ -175,14 +176,16 @@ def gradient_mean_squares(
     network = differentiable_copy(network)
     mean_squares = {name: torch.zeros_like(weight) for name, weight in network.weights().items()}
     streams = min(STATISTICS_STREAMS, max(1, len(tokens) // (segment + 1)))
-    columns = training_columns(tokens, streams, segment).to(network.softmax.weight.device)
+    columns = training_columns(tokens, streams, segment).to(network.device)
     segments = windows_per_epoch(columns, segment)
     hidden = network.zero_state(streams)
     for index in with_bar(range(segments), segments, "gradients of the training text"):
         stop.check()
         inputs, targets = training_window(columns, index, segment)  # (T, B)
-        logits, hidden = network(inputs, detach(hidden))  # (T, B, V)
-        window_objective(logits, targets).backward()  # type: ignore[no-untyped-call]
+        output = network(inputs, detach(hidden))
+        hidden = output.state
+        objective = window_objective(network.decoder.nll(output.dropped, targets), streams)
+        objective.backward()  # type: ignore[no-untyped-call]
         for name, parameter in network.named_parameters():
             rows, gradient = pop_gradient(parameter)
             mean_squares[name][rows] += gradient.square()
@@ -257,11 +260,12 @@ class AdaptiveNetwork:
         """
         if self.copy.embedding.sparse:
             self._catch_up(words.flatten())
-        states, hidden = self.copy.top_layer(words, hidden)  # (T, 1, H)
-        log_p = log_p_of(targets, self.copy.logits(states))
-        log_p.sum().neg().backward()  # type: ignore[no-untyped-call]
+        output = self.copy(words, hidden)
+        nll = self.copy.decoder.nll(output.dropped, targets).squeeze(1)
+        nll.sum().backward()  # type: ignore[no-untyped-call]
         self._update()
-        return log_p.detach(), at_least_float32(states.detach()).squeeze(1), detach(hidden)
+        h = at_least_float32(output.raw.detach()).squeeze(1)
+        return -nll.detach(), h, detach(output.state)
 
     @torch.no_grad()
     def _catch_up(self, rows: Tensor) -> None:
@@ -285,9 +289,3 @@ class AdaptiveNetwork:
             step, decay = (part.expand_as(parameter)[rows] for part in pace)
             parameter[rows] = torch.lerp(parameter[rows], trained[rows], decay) - step * gradient
             self.row_updates[rows] = self.updates
-
-
-def log_p_of(targets: Tensor, logits: Tensor) -> Tensor:
-    """Return ln p of the words (T, 1) by logits (T, 1, V): (T,)."""
-    log_p = torch.log_softmax(at_least_float32(logits), dim=2)
-    return log_p.gather(2, targets.unsqueeze(2)).flatten()

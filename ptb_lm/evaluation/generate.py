@@ -31,7 +31,7 @@ class Sampling:
 
     Attributes:
         allow_unknown: whether ``<unk>`` may be drawn.
-        temperature: logits are divided by it; below 1 the likely words become likelier.
+        temperature: log-probabilities are divided by it; below 1 the likely words become likelier.
         top_k: only the k likeliest words are drawn (Fan et al., arXiv 1805.04833); of equals, the
             earlier in the vocabulary. 1 takes the likeliest always; None leaves all.
         top_p: only the nucleus is drawn: the fewest of the likeliest words that have this
@@ -121,17 +121,18 @@ def _words(
 ) -> Iterator[str]:
     """Do as :func:`generate` says, whose arguments these are."""
     with model.at_work() as network:
-        vocabulary, device = model.vocabulary, network.softmax.weight.device
+        vocabulary, device = model.vocabulary, network.device
         excluded = [] if sampling.allow_unknown else [vocabulary.index[UNK]]
         hidden = network.zero_state(1)
         words = torch.from_numpy(vocabulary.encode([EOS, *prompt]).astype("int64")).to(device)
         for _ in range(count):
             for window in torch.split(words, PROMPT_WORDS_AT_ONCE):
                 stop.check()
-                states, hidden = network.top_layer(window[:, None], hidden)  # (T, 1, H)
-            last = network.logits(states[-1:])[0, 0].double().cpu()  # (V,)
-            require_probabilities(model, last)
-            weights = next_word_probabilities(last, sampling, excluded)
+                output = network(window[:, None], hidden)
+                hidden = output.state
+            log_p = network.decoder.log_probs(output.dropped[-1, 0]).double().cpu()  # (V,)
+            require_probabilities(model, log_p)
+            weights = next_word_probabilities(log_p, sampling, excluded)
             drawn = int(torch.multinomial(weights, 1, generator=generator))
             words = torch.tensor([drawn], device=device)
             word = vocabulary.words[drawn]
@@ -141,19 +142,19 @@ def _words(
 
 
 def next_word_probabilities(
-    logits: Tensor, sampling: Sampling, excluded: Sequence[int] = ()
+    log_p: Tensor, sampling: Sampling, excluded: Sequence[int] = ()
 ) -> Tensor:
     """Return the distribution that a word is drawn from.
 
     Args:
-        logits: of the network, float64 (V,); left as they are.
+        log_p: the network's ln p of each word, float64 (V,); left as it is.
         sampling: what may be drawn, and how likely.
         excluded: words that are never drawn.
 
     Returns:
         probabilities, float64 (V,); zero where a word cannot be drawn.
     """
-    allowed = logits.clone()
+    allowed = log_p.clone()
     allowed[list(excluded)] = -torch.inf  # at a low temperature one of them might have it all
     # The greatest is taken off first: divided by a temperature near zero it would be infinite.
     probabilities = torch.softmax((allowed - allowed.max()) / sampling.temperature, dim=-1)

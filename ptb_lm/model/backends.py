@@ -55,6 +55,11 @@ def configure_backends(precision: str, *, deterministic: bool | None = None) -> 
     _keep_large_buffers()
 
 
+def products_in(precision: str, device: torch.device) -> torch.autocast:
+    """Have products computed in bfloat16 within, where that is the precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def _is_amd() -> bool:
     """Whether MKL, PyTorch's default, takes its slower kernels here."""
     information = Path("/proc/cpuinfo")

@@ -4,7 +4,7 @@ Shapes: T steps, B streams, H hidden units, V words, L layers. Time comes first.
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,31 @@ from ptb_lm.config import PLACES, ModelConfig
 from ptb_lm.model.backends import (
     has_bfloat16_layers_on_cuda,
     has_bfloat16_lstm,
+    products_in,
     require_headroom,
 )
 from ptb_lm.model.cells import CELLS, State, cell_step
+from ptb_lm.model.decoder import DECODERS, Decoder
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
 from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
+
+DECODER = "softmax"
+
+
+class WindowOutput(NamedTuple):
+    """The result of a forward pass over a window.
+
+    Attributes:
+        raw: h of the top layer at every step, (T, B, H).
+        dropped: the same after the output dropout, for the decoder.
+        state: the state after the last step.
+    """
+
+    raw: Tensor
+    dropped: Tensor
+    state: HiddenState
 
 
 class LanguageModel(nn.Module):
@@ -51,42 +69,43 @@ class LanguageModel(nn.Module):
         # which has them all, is the same matrix.
         self.embedding = nn.Embedding(vocabulary_size, width, sparse=not config.tied)
         self.layers = nn.ModuleList(self.cell.layer(width, width) for _ in range(config.layers))
-        self.softmax = nn.Linear(width, vocabulary_size)
+        decoder = DECODERS[DECODER](width, vocabulary_size, precision)
+        self.add_module(DECODER, decoder)
         if config.tied:
-            self.softmax.weight = self.embedding.weight
+            decoder.weight = self.embedding.weight
         self.drop_words = WordDropout(rates.words)
         self.drop, self.drop_recurrent = _dropout(config, self.cell.gates)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-config.init_range, config.init_range)
 
-    def forward(self, words: Tensor, hidden: HiddenState) -> tuple[Tensor, HiddenState]:
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder, which takes :attr:`WindowOutput.dropped`."""
+        return cast(Decoder, self.get_submodule(DECODER))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters and of the state."""
+        return self.embedding.weight.dtype
+
+    def forward(self, words: Tensor, hidden: HiddenState) -> WindowOutput:
         """Run a window of T steps from a given state.
 
         Args:
             words: word indices, int64 (T, B).
             hidden: the state before the first step, see :meth:`zero_state`.
 
-        Returns:
-            logits of the next word, (T, B, V), and the state after the last step.
-
-        Raises:
-            MemoryError: too little memory is left for the kernels.
-        """
-        x, after = self.top_layer(words, hidden)
-        return self.logits(x), after
-
-    def top_layer(self, words: Tensor, hidden: HiddenState) -> tuple[Tensor, HiddenState]:
-        """Run a window as :meth:`forward` does, up to what the softmax is of.
-
-        Returns:
-            h of layer L at every step, (T, B, H), and the state after the last step.
-
         Raises:
             MemoryError: too little memory is left for the kernels.
         """
         require_headroom()
-        with self._products():
+        with products_in(self.precision, self.device):
             embedded = self.embedding(words)  # (T, B, H)
             x = self.drop_words.of_words(embedded, words, self.embedding.num_embeddings)
             after: HiddenState = []
@@ -94,18 +113,7 @@ class LanguageModel(nn.Module):
                 x = self.drop["between" if index else "input"](x)
                 x, state = self._run_layer(layer, x, state)
                 after.append(state)
-            return x, after
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the next word, (T, B, V), from h of layer L, (T, B, H)."""
-        with self._products():
-            logits: Tensor = self.softmax(self.drop["output"](x))
-            return logits
-
-    def _products(self) -> torch.autocast:
-        """Have products computed in bfloat16 within, where that is the precision."""
-        device = self.softmax.weight.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+            return WindowOutput(x, self.drop["output"](x), after)
 
     def _run_layer(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run a layer, fused where nothing within it is masked and there is a kernel for it."""
@@ -128,7 +136,7 @@ class LanguageModel(nn.Module):
 
     def zero_state(self, streams: int) -> HiddenState:
         """Return the state at the beginning of a text: all zero, (B, H) each, for each layer."""
-        weight = self.softmax.weight
+        weight = self.embedding.weight
         shape = (streams, weight.shape[1])
         return [
             tuple(weight.new_zeros(shape) for _ in range(self.cell.states)) for _ in self.layers
@@ -146,7 +154,7 @@ class LanguageModel(nn.Module):
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`weights` gave."""
-        alias = {"softmax.weight": weights["embedding.weight"]} if self.config.tied else {}
+        alias = {f"{DECODER}.weight": weights["embedding.weight"]} if self.config.tied else {}
         self.load_state_dict({**weights, **alias})
 
 
@@ -165,16 +173,14 @@ def _dropout(config: ModelConfig, gates: int) -> tuple[nn.ModuleDict, Dropout]:
     return nn.ModuleDict(places), WindowDropout(rates.recurrent, own)
 
 
-def reference_forward(
-    network: LanguageModel, words: Tensor, hidden: HiddenState
-) -> tuple[Tensor, HiddenState]:
+def reference_forward(network: LanguageModel, words: Tensor, hidden: HiddenState) -> WindowOutput:
     """Compute what :meth:`LanguageModel.forward` computes, step by step with the reference cell.
 
     With dropout off the two agree to rounding in outputs, states and gradients. With dropout on
     each step here draws its own masks, in another order, and on the non-recurrent connections
     alone.
     """
-    logits = []
+    outputs, dropped = [], []
     states = list(hidden)
     for step_words in words:  # (B,)
         x = network.embedding(step_words)  # (B, H)
@@ -183,8 +189,9 @@ def reference_forward(
             weights = layer_weights(cast(nn.RNNBase, layer))
             states[index] = cell_step(network.cell, x, states[index], weights)
             x = states[index][0]
-        logits.append(network.softmax(network.drop["output"](x)))
-    return torch.stack(logits), states
+        outputs.append(x)
+        dropped.append(network.drop["output"](x))
+    return WindowOutput(torch.stack(outputs), torch.stack(dropped), states)
 
 
 def parameter_count(network: nn.Module) -> int:

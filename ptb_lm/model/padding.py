@@ -23,7 +23,7 @@ def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
 
     Its weights lie in memory of their own.
     """
-    weight = network.softmax.weight
+    weight = network.embedding.weight
     words, width = weight.shape
     if network.config.cell == "rnn-sigmoid":
         multiple = 1

@@ -21,17 +21,16 @@ from ptb_lm.corpus.batching import (
 from ptb_lm.corpus.tokens import TokenIds
 from ptb_lm.model.cuda_graph import captured
 from ptb_lm.model.network import LanguageModel
-from ptb_lm.model.objective import at_least_float32
 from ptb_lm.model.padding import copy_state_
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState, first_streams
 from ptb_lm.stop import NEVER, StopFlag
 
 TARGETS_PER_WINDOW = 1000
-"""The most of a window of evaluation, but for one with more streams."""
+"""Maximum targets per evaluation window, exceeded only if there are more streams than this."""
 
-LOGITS_PER_WINDOW = 10_000_000
-"""About the most of a window, 40 MB: that many targets over 10,000 words, fewer over more."""
+PROBABILITIES_PER_WINDOW = 10_000_000
+"""Maximum probabilities per window (about 40 MB): larger vocabularies get shorter windows."""
 
 # Sentences scored side by side, however long: one alone leaves the recurrent product slow.
 LEAST_STREAMS = 16
@@ -39,8 +38,8 @@ LEAST_STREAMS = 16
 
 def targets_per_window(network: LanguageModel) -> int:
     """Return about how many targets a window of evaluation is to hold."""
-    words = len(network.softmax.weight)
-    return min(TARGETS_PER_WINDOW, max(LEAST_STREAMS, LOGITS_PER_WINDOW // words))
+    at_most = PROBABILITIES_PER_WINDOW // network.decoder.vocabulary_size
+    return min(TARGETS_PER_WINDOW, max(LEAST_STREAMS, at_most))
 
 
 Scorer = Callable[[LanguageModel, TokenIds, int, StopFlag], Tensor]
@@ -197,9 +196,9 @@ def _text_and_room(
     network: LanguageModel, tokens: TokenIds, *of_each: int
 ) -> tuple[Tensor, Tensor]:
     """Put a text of N tokens on the device, beside zeros for its scores, (N - 1, *of_each)."""
-    weight = network.softmax.weight
-    text = torch.from_numpy(tokens).to(weight.device)  # int32
-    return text, weight.new_zeros(len(tokens) - 1, *of_each)
+    text = torch.from_numpy(tokens).to(network.device)  # int32
+    room = torch.zeros(len(tokens) - 1, *of_each, dtype=network.dtype, device=network.device)
+    return text, room
 
 
 def _score_text(
@@ -249,11 +248,8 @@ def _score_window(
     Returns:
         ln p of each, (T, B), and the state after the last.
     """
-    logits, hidden = network(widened(text[places]), hidden)  # (T, B, V)
-    wide = at_least_float32(logits)
-    log_probabilities = torch.log_softmax(wide, dim=2, out=wide)
-    targets = widened(text[places + 1])  # (T, B)
-    return log_probabilities.gather(2, targets.unsqueeze(2)).squeeze(2), hidden
+    output = network(widened(text[places]), hidden)
+    return -network.decoder.nll(output.dropped, widened(text[places + 1])), output.state
 
 
 def capture_pays(device: torch.device, windows: int) -> bool:

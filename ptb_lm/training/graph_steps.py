@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ptb_lm.corpus.batching import training_window_at
 from ptb_lm.model.cuda_graph import Capture, captured
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
 from ptb_lm.training.run import Run
 from ptb_lm.training.sgd import (
@@ -22,7 +21,7 @@ from ptb_lm.training.sgd import (
     gradient_norm,
     merged_rows,
 )
-from ptb_lm.training.steps import non_finite_error
+from ptb_lm.training.steps import non_finite_error, window_objective
 
 WIDTH_MULTIPLE = 8
 """Widths that the kernels for TF32 and bfloat16 are made for."""
@@ -89,8 +88,9 @@ class GraphSteps:
         """Make a step; of what it needs and leaves all is on the device."""
         training, network = self.run.config.training, self.network
         inputs, targets = training_window_at(self.run.columns, self.window, training.unrolled_steps)
-        logits, hidden = network(inputs, self.hidden)  # (T, B, V)
-        objective = window_objective(logits, targets)
+        output = network(inputs, self.hidden)
+        nll = network.decoder.nll(output.dropped, targets)
+        objective = window_objective(nll, training.batch_size)
         objective.backward()  # type: ignore[no-untyped-call]
         for weight in self.by_rows:
             weight.grad = merged_rows(cast(Tensor, weight.grad))
@@ -103,7 +103,7 @@ class GraphSteps:
             add_rows_(weight, self.update_rate, self.without_update)
         if training.weight_decay:
             self._decay(training.weight_decay)
-        copy_state_(self.hidden, hidden)
+        copy_state_(self.hidden, output.state)
         self.nll_sum += objective.detach().double() * training.batch_size
         # Round, as the capture takes a few steps, and a text may have fewer windows.
         self.window.add_(1).remainder_(self.run.windows)

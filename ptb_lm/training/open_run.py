@@ -147,9 +147,9 @@ def _take_up(run: Run, stop: StopFlag) -> Config:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
     run.network.load_weights(checkpoint.weights)
-    weight = run.network.softmax.weight  # of the right device and type
     # A copy, as the tensors of a checkpoint are views of its file.
-    state.hidden = [tuple(part.to(weight, copy=True) for part in layer) for layer in state.hidden]
+    like = run.network.zero_state(1)[0][0]
+    state.hidden = [tuple(part.to(like, copy=True) for part in layer) for layer in state.hidden]
     run.state = state
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)

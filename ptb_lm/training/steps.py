@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ptb_lm.corpus.batching import training_window
 from ptb_lm.errors import PtbLmError
-from ptb_lm.model.objective import window_objective
 from ptb_lm.model.state import detach
 from ptb_lm.training.run import Run
 from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
@@ -39,6 +38,19 @@ class Steps(Protocol):
         """
 
 
+def window_objective(nll: Tensor, streams: int) -> Tensor:
+    """Return the NLL summed over the T steps and averaged over the B streams.
+
+    The paper's learning rate of 1.0 and its clip act on this sum, as its published code has it. A
+    mean over T * B would shrink the gradient T times and land far from the paper's figures.
+
+    Args:
+        nll: of each target of a window, (T, B); where several processes share the streams, (T, b).
+        streams: B. The objectives of all processes add up to that of the batch.
+    """
+    return nll.sum() / streams
+
+
 class EagerSteps:
     """Steps in the order that the paper's section 4 tells.
 
@@ -62,8 +74,8 @@ class EagerSteps:
         began = time.perf_counter()
         columns, streams, steps = self.run.columns, training.batch_size, training.unrolled_steps
         inputs, targets = training_window(columns, state.windows_done, steps)
-        logits, hidden = network(inputs, state.hidden)  # (T, B, V)
-        objective = window_objective(logits, targets, streams)
+        output = network(inputs, state.hidden)
+        objective = window_objective(network.decoder.nll(output.dropped, targets), streams)
         objective.backward()  # type: ignore[no-untyped-call]
         self.run.world.all_reduce_gradients_(network.parameters())
         self.run.world.all_reduce_(objective.detach())
@@ -73,7 +85,7 @@ class EagerSteps:
         sgd_step_(network.parameters(), update_rate, training.weight_decay)
         nll_sum = objective.item() * streams  # waits for the device
         seconds = time.perf_counter() - began
-        state.add_windows(1, nll_sum, steps * streams, detach(hidden), seconds)
+        state.add_windows(1, nll_sum, steps * streams, detach(output.state), seconds)
         return norm
 
 

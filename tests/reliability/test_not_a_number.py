@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import done, ptb_lm, train_arguments, write_texts
+from networks import changed_nll
 from promises import Tally
 from short_runs import (
     Snapshot,
@@ -32,8 +33,9 @@ from torch import Tensor
 
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation.score_file import load_scores, save_scores
+from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.perplexity import perplexity
-from ptb_lm.training import loop, steps
+from ptb_lm.training import loop
 from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.run import Run
@@ -69,20 +71,17 @@ class Injection:
         self.files: Snapshot = {}
 
     def into(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        window_objective = steps.window_objective
-
-        def objective_with_value(logits: Tensor, targets: Tensor, streams: int) -> Tensor:
+        def nll_with_value(nll: Tensor) -> Tensor:
             self.steps += 1
-            objective = window_objective(logits, targets, streams)
             if self.steps != self.step:
-                return objective
+                return nll
             self.weights = weight_bits(run)
             self.files = checkpoints_of(run.folder.path)
             if self.place == OBJECTIVE:
-                return objective + self.value  # whose gradient is as it was
+                return nll + self.value  # whose gradient is as it was
             if self.place == OBJECTIVE_AND_GRADIENT:
-                return objective * self.value
-            return objective
+                return nll * self.value
+            return nll
 
         def gradient_with_value(gradient: Tensor) -> Tensor:
             if self.steps != self.step:
@@ -92,7 +91,7 @@ class Injection:
             values.view(-1)[self.step % values.numel()] = self.value  # one number of them all
             return changed
 
-        monkeypatch.setattr(steps, "window_objective", objective_with_value)
+        monkeypatch.setattr(Softmax, "nll", changed_nll(nll_with_value))
         for name, parameter in run.network.named_parameters():
             if name == self.place:
                 parameter.register_hook(gradient_with_value)
@@ -187,18 +186,16 @@ def test_the_command_line_ends_with_one_line_and_code_1(
     monkeypatch.chdir(tmp_path)
     write_texts(tmp_path / "text", cli_support.WORDS, seed=1)
     done(*train_arguments("whole"))
-    window_objective = steps.window_objective
     for step in spread(1, 58, tally.amount(45, 5), 29, 30):
         calls = 0
 
-        def with_nan(logits: Tensor, targets: Tensor, streams: int, at: int = step) -> Tensor:
+        def with_nan(nll: Tensor, at: int = step) -> Tensor:
             nonlocal calls
             calls += 1
-            objective = window_objective(logits, targets, streams)
-            return objective * math.nan if calls == at else objective
+            return nll * math.nan if calls == at else nll
 
         with monkeypatch.context() as patch:
-            patch.setattr(steps, "window_objective", with_nan)
+            patch.setattr(Softmax, "nll", changed_nll(with_nan))
             outcome = ptb_lm(*train_arguments(f"run-{step}"))
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
