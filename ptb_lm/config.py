@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from ptb_lm.errors import InputError
@@ -37,6 +38,8 @@ LONGEST_SHOWN = 200
 
 BUILT_IN = ("ptb", "synthetic")
 """Names that ``run.data`` may have; any other is a folder."""
+
+MOST_LAYERS = 100
 
 LARGEST_FILE = 1 << 20
 """Bytes of a config; ours have about 1,000."""
@@ -84,10 +87,17 @@ class ModelConfig(Section):
 
     cell: Literal["lstm", "gru", "rnn-tanh", "rnn-sigmoid"]
     """``lstm`` (paper, section 3), ``gru``, or a classic RNN: ``rnn-tanh``, ``rnn-sigmoid``."""
-    layers: Annotated[int, Field(gt=0, le=100)]
+    embedding_size: PositiveInt | None = None
+    """E: the width of the embedding; by default the units of the first layer."""
+    hidden_sizes: (
+        Annotated[list[PositiveInt], Field(min_length=1, max_length=MOST_LAYERS)] | None
+    ) = None
+    """The units of each layer, such as ``[1150, 1150, 400]``, in place of ``layers`` and
+    ``hidden_size``."""
+    layers: Annotated[int, Field(gt=0, le=MOST_LAYERS)]
     """L: how many are stacked."""
     hidden_size: PositiveInt
-    """H: units of each layer and width of the embedding."""
+    """H: the units of each layer; with ``hidden_sizes``, those of the last."""
     dropout: Annotated[
         Annotated[Probability, Tag("one")] | Annotated[DropoutRates, Tag("several")],
         Discriminator(_one_rate_or_several),
@@ -107,6 +117,31 @@ class ModelConfig(Section):
     """Embedding and softmax are one matrix (arXiv 1608.05859)."""
     init_range: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
     """Every parameter, biases too, is drawn uniformly from (-init_range, init_range)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_layers(cls, table: object) -> object:
+        """Take ``layers`` and ``hidden_size`` from ``hidden_sizes`` where they are missing."""
+        sizes = table.get("hidden_sizes") if isinstance(table, dict) else None
+        if not isinstance(sizes, list) or not sizes:
+            return table
+        return {"layers": len(sizes), "hidden_size": sizes[-1], **cast(dict[str, Any], table)}
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_agree(cls, layers: int, others: ValidationInfo) -> int:
+        sizes = others.data.get("hidden_sizes")
+        if sizes and layers != len(sizes):
+            raise ValueError(f"{len(sizes)}, as hidden_sizes has, or no hidden_sizes")
+        return layers
+
+    @field_validator("hidden_size")
+    @classmethod
+    def _sizes_agree(cls, hidden_size: int, others: ValidationInfo) -> int:
+        sizes = others.data.get("hidden_sizes")
+        if sizes and hidden_size != sizes[-1]:
+            raise ValueError(f"{sizes[-1]}, the last of hidden_sizes, or no hidden_sizes")
+        return hidden_size
 
     @field_validator("dropout")
     @classmethod
@@ -134,6 +169,30 @@ class ModelConfig(Section):
         if masks_per_gate and others.data.get("cell") in ("rnn-tanh", "rnn-sigmoid"):
             raise ValueError("false, as a classic RNN has no gates")
         return masks_per_gate
+
+    @field_validator("tied")
+    @classmethod
+    def _tied_widths_are_equal(cls, tied: bool, others: ValidationInfo) -> bool:
+        width, units = others.data.get("embedding_size"), others.data.get("hidden_size")
+        first = (others.data.get("hidden_sizes") or [units])[0]
+        if tied and (width or first) != units:
+            raise ValueError(f"false, or an embedding as wide as the last layer, {units}")
+        return tied
+
+    @property
+    def sizes(self) -> list[int]:
+        """The widths [E, H1, …, HL] of the embedding and of each layer."""
+        units = self.hidden_sizes or [self.hidden_size] * self.layers
+        return [self.embedding_size or units[0], *units]
+
+    @property
+    def sizes_text(self) -> str:
+        """The widths as a message names them, such as ``2 layers of 200 units``."""
+        width, *units = self.sizes
+        layers = "1 layer" if len(units) == 1 else f"{len(units)} layers"
+        named = units[:1] if len({*units}) == 1 else units
+        text = f"{layers} of {', '.join(f'{size:,}' for size in named)} units"
+        return text if width == units[0] else f"{text}, an embedding of {width:,}"
 
     @property
     def dropout_rates(self) -> DropoutRates:
@@ -300,6 +359,10 @@ def resolve(
                 "leave one of them out"
             )
         changes[path] = value
+    sizes = changes.get(("model", "hidden_sizes"))
+    if isinstance(sizes, list) and sizes:  # in place of what the file says
+        for key in ("layers", "hidden_size"):
+            table.get("model", {}).pop(key, None)
     for (section, key), value in changes.items():
         table.setdefault(section, {})[key] = value
     return validated(Config, table, origin, origins)
@@ -369,7 +432,7 @@ def load_config(path: Path) -> Config:
 def to_toml(config: BaseModel) -> str:
     """Write the sections of a config as TOML that :func:`resolve` reads back to the same."""
     lines: list[str] = []
-    for section, values in config.model_dump().items():
+    for section, values in config.model_dump(exclude_none=True).items():
         lines += [
             f"[{section}]",
             *(f"{key} = {toml_value(value)}" for key, value in values.items()),
@@ -453,7 +516,7 @@ def _describe(
         location = location[:2] + location[3:]
     key = _cut(".".join(location))
     # Of a whole section: the assignment that may have brought it in.
-    given = [origins[path] for path in origins if location in (path, path[:1])]
+    given = [origins[path] for path in origins if location[:2] == path or location == path[:1]]
     origin = given[0] if given else file_origin
     if first["type"] == "extra_forbidden":
         known = _known_names(kind, location)
@@ -467,6 +530,7 @@ def _describe(
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     wanted = wanted.removeprefix("String should have ").removeprefix("Value error, ")
+    wanted = wanted.removeprefix("List should have ")
     return f"{origin}: {key}: expected {wanted}, got {_shown(first['input'])}"
 
 
@@ -499,7 +563,9 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Write a value of a config as TOML, which ``--set`` takes too."""
+    """Write a value of a config as TOML, which ``--set`` takes too; an absent one as ``none``."""
+    if value is None:
+        return "none"
     if isinstance(value, str):
         # A JSON string is a TOML basic string but for the one control character JSON leaves bare.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

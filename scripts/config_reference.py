@@ -34,7 +34,8 @@ def _table(section: type[Section]) -> Iterator[str]:
     yield "| key | what it is | default |"
     yield "|---|---|---|"
     for key, field in section.model_fields.items():
-        default = "" if field.is_required() else f"`{config.toml_value(field.default)}`"
+        has_none = field.is_required() or field.default is None
+        default = "" if has_none else f"`{config.toml_value(field.default)}`"
         yield f"| `{key}` | {docstrings.get(key, '')} | {default} |"
     yield ""
 

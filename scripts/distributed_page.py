@@ -8,7 +8,7 @@ from measured import read_json, runs_on_ptb, turns_row, where_measured
 
 from ptb_lm.bench.worker import WORDS
 from ptb_lm.config import resolve
-from ptb_lm.model.network import weight_shapes
+from ptb_lm.model.network import parameter_shapes
 from ptb_lm.training.run_folder import SCORED_SPLITS
 
 FLOAT_BYTES = 4
@@ -30,7 +30,7 @@ def sent_bytes(preset: str) -> int:
 
     Of two processes each sends as much: half of its own sums, and then half of the whole ones.
     """
-    shapes = weight_shapes(resolve(preset).model, WORDS)
+    shapes = parameter_shapes(resolve(preset).model, WORDS)
     return FLOAT_BYTES * sum(
         prod(shape) for name, shape in shapes.items() if name != "embedding.weight"
     )

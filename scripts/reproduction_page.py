@@ -213,7 +213,7 @@ def _row(title: str, runs: list[Evidence]) -> str:
 def _subject(run: Evidence) -> str:
     model, training, text = run.config.model, run.config.training, run.scores["test"].text
     return (
-        f"{model.layers} layers of {model.hidden_size} units, rate {model.dropout}, "
+        f"{model.sizes_text}, rate {model.dropout}, "
         f"{training.epochs} epochs, {run.config.run.precision}; {text.vocabulary_size:,} words; "
         f"test: {text.layout}, {len(run.scores['test'].log_probabilities):,} predicted tokens."
     )

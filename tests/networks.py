@@ -1,13 +1,50 @@
 """What the tests of networks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ptb_lm.model.decoder import Softmax
+from ptb_lm.model.dropout import Dropout
+from ptb_lm.model.layers import LAYERS, AffineLayer
 from ptb_lm.model.network import LanguageModel, WindowOutput
 from ptb_lm.model.state import HiddenState
+
+
+def layer_of(cell: str, inputs: int, units: int, weights: Sequence[Tensor] = ()) -> AffineLayer:
+    """Return a layer in float64 without dropout.
+
+    Args:
+        cell: its kind.
+        inputs: I.
+        units: H.
+        weights: ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``, if not drawn.
+    """
+    layer = LAYERS[cell](inputs, units, Dropout(0.0)).double()
+    for parameter, weight in zip(layer.parameters(), weights, strict=False):
+        parameter.data.copy_(weight)
+    return layer
+
+
+def reference_forward(network: LanguageModel, words: Tensor, hidden: HiddenState) -> WindowOutput:
+    """Compute what the network does, step by step with the formula of each layer.
+
+    With dropout off the two agree to rounding in outputs, states and gradients. With dropout on
+    each step here draws its own masks, in another order, and on the non-recurrent connections
+    alone.
+    """
+    raw, dropped = [], []
+    states = list(hidden)
+    for step_words in words:  # (B,)
+        x = network.embedding(step_words)  # (B, E)
+        for index, layer in enumerate(network.layers):
+            x = network.drop["between" if index else "input"](x)
+            states[index] = layer.step(x, states[index])
+            x = states[index][0]
+        raw.append(x)
+        dropped.append(network.drop["output"](x))
+    return WindowOutput(torch.stack(raw), torch.stack(dropped), states)
 
 
 def log_probs_of(

@@ -221,7 +221,7 @@ def test_a_cell_has_the_recurrent_weights_of_its_gates(cell: str, gates: int) ->
     changes = [f"model.cell={cell}", "model.layers=3", "model.hidden_size=10"]
     config = resolve("small", changes)
     assert measure.recurrent_weights(config) == gates * 3 * 10**2
-    shapes = network.weight_shapes(config.model, 50)
+    shapes = network.parameter_shapes(config.model, 50)
     of_steps = [shape for name, shape in shapes.items() if "weight_hh" in name]
     assert sum(rows * columns for rows, columns in of_steps) == gates * 3 * 10**2
 

@@ -46,7 +46,7 @@ def test_a_preset_has_the_papers_values(
     decay: float,
     clip: float,
 ) -> None:
-    assert recipe_of(resolve(name)).model_dump() == {
+    assert recipe_of(resolve(name)).model_dump(exclude_none=True) == {
         "model": {
             "cell": "lstm",
             "layers": 2,

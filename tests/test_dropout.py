@@ -8,19 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import done, done_json, ptb_lm, train_arguments, write_texts
-from networks import log_probs_of, objective_of
+from networks import layer_of, log_probs_of, objective_of, reference_forward
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from ptb_lm.config import ModelConfig, resolve
 from ptb_lm.evaluation.trained import load
 from ptb_lm.evaluation.ways import monte_carlo
-from ptb_lm.model import network as network_module
 from ptb_lm.model import scoring
-from ptb_lm.model.cells import CELLS, CellWeights
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
-from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
-from ptb_lm.model.network import LanguageModel, parameter_count, reference_forward, weight_shapes
+from ptb_lm.model.layers import LAYERS, AffineLayer, State
+from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.model.scoring import (
     monte_carlo_log_probabilities,
     nll_sum,
@@ -33,7 +31,7 @@ from ptb_lm.training.sgd import sgd_step_
 
 V, T, B, H = 19, 12, 30, 16
 RATES = "{ words = 0.1, input = 0.2, between = 0.3, output = 0.4, recurrent = 0.5 }"
-FUSED = [name for name, cell in CELLS.items() if cell.fused]
+FUSED = [name for name, layer in LAYERS.items() if layer.is_fused]
 
 
 def make_network(dropout_on: str, dropout: object = 0.5, **changes: object) -> LanguageModel:
@@ -52,7 +50,7 @@ def masks_seen(network: LanguageModel) -> Iterator[dict[str, list[Tensor]]]:
     """What the factors of a forward pass are, by place, as (…, B, H)."""
     seen: dict[str, list[Tensor]] = {place: [] for place in ("input", "between", "output")}
     seen["recurrent"] = []
-    stepwise = network_module.run_stepwise
+    draw_masks = AffineLayer.draw_masks
     hooks = []
     for place, drop in network.drop.items():
 
@@ -61,22 +59,22 @@ def masks_seen(network: LanguageModel) -> Iterator[dict[str, list[Tensor]]]:
 
         hooks.append(drop.register_forward_hook(note))
 
-    def noting(*args: object) -> object:
-        masks = args[-1]
+    def noting(layer: AffineLayer, x: Tensor) -> Tensor | None:
+        masks = draw_masks(layer, x)
         if masks is not None:
             seen["recurrent"].append(masks)
-        return stepwise(*args)
+        return masks
 
-    network_module.run_stepwise = noting
+    AffineLayer.draw_masks = noting
     try:
         yield seen
     finally:
-        network_module.run_stepwise = stepwise
+        del AffineLayer.draw_masks
         for hook in hooks:
             hook.remove()
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LAYERS)
 def test_in_the_papers_way_no_mask_is_on_the_recurrent_connection(cell: str) -> None:
     network = make_network("non-recurrent", cell=cell)
     with masks_seen(network) as seen:
@@ -88,7 +86,7 @@ def test_in_the_papers_way_no_mask_is_on_the_recurrent_connection(cell: str) -> 
         assert changes.item() == pytest.approx(0.5, abs=0.05)  # fresh at every step
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LAYERS)
 def test_with_all_a_fresh_mask_at_each_step_is_on_h_too(cell: str) -> None:
     network = make_network("all", cell=cell)
     with masks_seen(network) as seen:
@@ -103,7 +101,7 @@ def test_with_all_a_fresh_mask_at_each_step_is_on_h_too(cell: str) -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LAYERS)
 def test_variational_masks_are_one_a_window_and_stream(cell: str) -> None:
     """The same at every step, another one in each stream, layer, place and window."""
     rates = {"words": 0.0, "input": 0.5, "between": 0.5, "output": 0.5, "recurrent": 0.5}
@@ -126,7 +124,7 @@ def test_variational_masks_are_one_a_window_and_stream(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_masks_of_its_own_for_each_gate(cell: str) -> None:
-    gates = CELLS[cell].gates
+    gates = LAYERS[cell].gates
     network = make_network("variational", masks_per_gate=True, cell=cell)
     with masks_seen(network) as seen:
         network(window(), network.zero_state(B))
@@ -156,13 +154,13 @@ def test_in_evaluation_nothing_is_dropped(dropout_on: str) -> None:
 def test_the_fused_kernel_runs_wherever_the_masks_allow(
     dropout_on: str, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    calls, run_fused = [], AffineLayer._run_fused
 
-    def counted(*args: object) -> object:
+    def counted(layer: AffineLayer, x: Tensor, state: State) -> tuple[Tensor, State]:
         calls.append(1)
-        return run_fused(*args)
+        return run_fused(layer, x, state)
 
-    monkeypatch.setattr(network_module, "run_fused", counted)
+    monkeypatch.setattr(AffineLayer, "_run_fused", counted)
     network = make_network(dropout_on).train(training)
     network(window(), network.zero_state(B))
     masks_within = training and dropout_on in ("all", "variational")
@@ -189,7 +187,7 @@ def test_none_is_no_dropout_whatever_the_rate() -> None:
     assert torch.equal(one.dropped, other.dropped)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LAYERS)
 def test_every_cells_network_is_its_formula_step_by_step(cell: str) -> None:
     """Outputs, states and gradients, the fused kernel beside the reference cell."""
     network = make_network("none", cell=cell)
@@ -210,59 +208,53 @@ def test_every_cells_network_is_its_formula_step_by_step(cell: str) -> None:
 @pytest.mark.parametrize("cell", FUSED)
 @pytest.mark.parametrize("per_gate", [False, True])
 def test_steps_under_masks_of_ones_are_the_fused_kernel(cell: str, per_gate: bool) -> None:
-    kind = CELLS[cell]
-    (layer, _) = make_network("none", cell=cell).layers
+    layer, inputs = layer_of(cell, H + 3, H), H + 3
     torch.manual_seed(5)
-    x = torch.randn(T, B, H).double()
-    state = tuple(torch.randn(B, H).double() for _ in range(kind.states))
-    expected, expected_state = run_fused(kind, layer, x, state)
-    gates = (kind.gates,) if per_gate else ()
+    x = torch.randn(T, B, inputs).double()
+    state = tuple(torch.randn(B, H).double() for _ in range(layer.states))
+    expected, expected_state = layer._run_fused(x, state)
+    gates = (layer.gates,) if per_gate else ()
     masks = torch.ones(*gates, 1, B, H).double()
-    inputs = x.expand(*gates, *x.shape)
-    ours, our_state = run_stepwise(kind, layer_weights(layer), inputs, state, masks)
+    ours, our_state = layer.run_stepwise(x.expand(*gates, *x.shape), state, masks)
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(our_state, expected_state, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", LAYERS)
 @pytest.mark.parametrize("masked", ["never", "each step", "window", "gate"])
 def test_every_gradient_through_steps_under_masks_is_the_numerical_one(
     cell: str, masked: str
 ) -> None:
-    kind, steps, streams, width = CELLS[cell], 3, 2, 2
+    steps, streams, inputs, width = 3, 2, 3, 2
     torch.manual_seed(6)
-    gates = (kind.gates,) if masked == "gate" else ()
-    shape = {"never": None, "each step": (steps,), "window": (1,), "gate": (kind.gates, 1)}[masked]
+    layer = layer_of(cell, inputs, width)
+    gates = (layer.gates,) if masked == "gate" else ()
+    shape = {"never": None, "each step": (steps,), "window": (1,), "gate": (*gates, 1)}[masked]
     masks = None
     if shape is not None:
         masks = (torch.rand(*shape, streams, width) > 0.3).double() / 0.7
 
-    def run(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        weights, state = CellWeights(*rest[:4]), rest[4:]
-        outputs, after = run_stepwise(kind, weights, x, state, masks)
+    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        outputs, after = layer.run_stepwise(x, rest[: layer.states], masks)
         return outputs, *after
 
-    rows = kind.gates * width
-    shapes = [(*gates, steps, streams, width), (rows, width), (rows, width), (rows,), (rows,)]
-    shapes += [(streams, width)] * kind.states
-    assert torch.autograd.gradcheck(
-        run, [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    )
+    shapes = [(*gates, steps, streams, inputs), *[(streams, width)] * layer.states]
+    values = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(run, [*values, *layer.parameters()])
 
 
 def test_the_mask_is_on_what_the_affine_map_takes_and_not_on_what_is_carried() -> None:
     """One step of a GRU by hand: its z * h has the whole h."""
-    kind = CELLS["gru"]
-    (layer, _) = make_network("none", cell="gru").layers
-    weights = layer_weights(layer)
+    layer = layer_of("gru", H, H)
     x, h = torch.randn(1, 3, H).double(), torch.randn(3, H).double()
     mask = (torch.rand(1, 3, H) > 0.5).double() * 2
-    (ours,), _ = run_stepwise(kind, weights, x, (h,), mask)
-    from_x = linear(x[0], weights.weight_ih, weights.bias_ih).chunk(3, 1)
-    from_h = linear(h * mask[0], weights.weight_hh, weights.bias_hh).chunk(3, 1)
+    (ours,), _ = layer.run_stepwise(x, (h,), mask)
+    from_x = linear(x[0], layer.weight_ih_l0, layer.bias_ih_l0).chunk(3, 1)
+    from_h = linear(h * mask[0], layer.weight_hh_l0, layer.bias_hh_l0).chunk(3, 1)
     r, z = (torch.sigmoid(from_x[gate] + from_h[gate]) for gate in (0, 1))
     n = torch.tanh(from_x[2] + r * from_h[2])
     torch.testing.assert_close(ours, (1 - z) * n + z * h)
+    torch.testing.assert_close(layer.step(x[0], (h,), mask[0])[0], ours)
 
 
 def test_a_word_is_dropped_in_a_stream_each_time_or_never() -> None:
@@ -312,14 +304,6 @@ def test_a_tied_medium_has_one_matrix_less() -> None:
     with torch.device("meta"):
         network = LanguageModel(resolve("medium", ["model.tied=true"]).model, 10_000)
     assert parameter_count(network) == 19_780_400 - 6_500_000
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_shapes_of_a_checkpoint_are_known_without_a_network(cell: str, tied: bool) -> None:
-    network = make_network("none", cell=cell, tied=tied)
-    real = {name: tuple(weight.shape) for name, weight in network.weights().items()}
-    assert weight_shapes(network.config, V) == real
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.25])

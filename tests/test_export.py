@@ -37,7 +37,7 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.evaluation import export as exporting
 from ptb_lm.evaluation.export import ONNX, README
 from ptb_lm.evaluation.exported_readme import exported_readme
-from ptb_lm.model.cells import CELLS
+from ptb_lm.model.layers import LAYERS
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.onnx_graph import onnx_model
 from ptb_lm.model.scoring import target_log_probabilities
@@ -46,7 +46,7 @@ from ptb_lm.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from ptb_lm.training.exported import CONFIG, VOCABULARY, WEIGHTS, load_exported
 
 RUN, LAST = "runs/a", "runs/a/last.pt"
-KINDS = [(cell, tied) for cell in CELLS for tied in (False, True)]
+KINDS = [(cell, tied) for cell in LAYERS for tied in (False, True)]
 # No letter of any alphabet, a byte order mark, an emoji, quotes, a backslash, marks of Markdown.
 ODD_WORDS = [EOS, UNK, "\ufeffa", "\u200b", "e\u0301", "\U0001f600", "'\"", "\\n", "```", "|", "a"]
 FILES = {WEIGHTS, CONFIG, VOCABULARY, README}
@@ -92,7 +92,7 @@ def test_the_folder_holds_the_model_and_nothing_else(workplace: Path) -> None:
         assert weights[name].dtype == torch.float32
         assert weights[name].numpy().tobytes() == weight.numpy().tobytes()
     content = json.loads((folder / CONFIG).read_text())
-    for section, values in checkpoint.config.model_dump().items():
+    for section, values in checkpoint.config.model_dump(exclude_none=True).items():
         assert content[section] == values
     lines = (folder / VOCABULARY).read_bytes()
     assert lines.decode().splitlines() == checkpoint.vocabulary.words
@@ -330,9 +330,10 @@ def test_the_readme_loads_each_kind_of_network_without_ptb_lm(tmp_path: Path) ->
     networks, folders = [], []
     for number, (cell, tied, dtype) in enumerate(kinds):
         folder = tmp_path / str(number)
-        checkpoint = random_checkpoint(
-            tmp_path / "a.pt", dtype=dtype, model__cell=cell, model__tied=tied
-        )
+        changes = {"model__cell": cell, "model__tied": tied}
+        if number % 2:  # layers of different widths
+            changes |= {"model__embedding_size": 8, "model__hidden_sizes": [7, 5, 8]}
+        checkpoint = random_checkpoint(tmp_path / "a.pt", dtype=dtype, **changes)
         export(tmp_path / "a.pt", folder, onnx=True)
         networks.append(checkpoint.network().to(dtype).eval())
         folders.append(folder)
@@ -375,7 +376,7 @@ def test_onnxruntime_computes_what_the_network_does(cell: str, tied: bool, layer
     onnx.checker.check_model(graph, full_check=True)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     states = [value.name for value in session.get_inputs()][1:]
-    assert len(states) == CELLS[cell].states
+    assert len(states) == LAYERS[cell].states
 
     def run(words: torch.Tensor, state: list[Any]) -> list[Any]:
         return session.run(None, {"words": words.numpy(), **dict(zip(states, state, strict=True))})
@@ -399,6 +400,32 @@ def test_onnxruntime_computes_what_the_network_does(cell: str, tied: bool, layer
             parts.append(part)
         for ours, theirs in zip([np.concatenate(parts), *state], whole, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_onnx_state_of_layers_of_different_widths(cell: str) -> None:
+    sizes = {"model__embedding_size": 6, "model__hidden_sizes": [7, 5, 8]}
+    config = tiny_config(model__cell=cell, **sizes).model
+    torch.manual_seed(1)
+    network = LanguageModel(config, 11).eval()
+    graph = onnx_model(config, network.weights())
+    onnx.checker.check_model(graph, full_check=True)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    words, (_, *states) = torch.randint(11, (9, 3)), session.get_inputs()
+    hidden = [tuple(torch.rand_like(part) for part in layer) for layer in network.zero_state(3)]
+    values = [part[None].numpy() for layer in hidden for part in layer]
+    names = [state.name for state in states]
+    assert names[:: LAYERS[cell].states] == ["h.0", "h.1", "h.2"]
+    with torch.no_grad():
+        output = network(words, hidden)
+    state = dict(zip(names, values, strict=True))
+    logits, *after = session.run(None, {"words": words.numpy(), **state})
+    expected = [
+        network.softmax(output.dropped),
+        *(p[None] for layer in output.state for p in layer),
+    ]
+    for ours, theirs in zip([logits, *after], expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-5, rtol=0)
 
 
 def test_weights_that_no_onnx_file_holds_are_refused() -> None:
@@ -662,7 +689,7 @@ DAMAGE = {
         [*NO_WEIGHTS, "embedding.weight has the shape (10, 8), this network's has (10, 9)"],
     ),
     "a width of a thousand million": Damage(
-        changed(model__hidden_size=2**30), [*NO_WEIGHTS, "(10, 1073741824)"]
+        changed(model__hidden_size=2**30), [*NO_WEIGHTS, "1,073,741,824 units"]
     ),
     "another cell": Damage(changed(model__cell="gru"), [*NO_WEIGHTS, "(24, 8)"]),
     "a precision that no run has": Damage(

@@ -7,9 +7,8 @@ from networks import objective_of
 
 from ptb_lm.config import resolve
 from ptb_lm.model import backends
-from ptb_lm.model import network as network_module
+from ptb_lm.model import layers as layers_module
 from ptb_lm.model.backends import MAX_MATMUL_ERROR, configure_backends, matmul_error, matmul_routes
-from ptb_lm.model.layers import layer_weights
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import detach
 from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
@@ -45,9 +44,9 @@ def test_200_steps_are_those_of_pytorchs_own_parts(dropout: float) -> None:
     ours, theirs = LanguageModel(model, V), stock.StockModel(V, 24, model.layers, dropout)
     theirs.embedding.load_state_dict(ours.embedding.state_dict())
     theirs.softmax.load_state_dict(ours.softmax.state_dict())
-    for layer, weights in enumerate(map(layer_weights, ours.layers)):
-        for name, weight in weights._asdict().items():
-            theirs.lstm.get_parameter(f"{name}_l{layer}").data.copy_(weight)
+    for number, layer in enumerate(ours.layers):
+        for name, weight in layer.named_parameters():
+            theirs.lstm.get_parameter(f"{name.removesuffix('0')}{number}").data.copy_(weight)
 
     for place in ours.drop:  # by masks that are those of nn.LSTM
         ours.drop[place] = torch.nn.Dropout(dropout)
@@ -128,7 +127,7 @@ def test_bfloat16_changes_figures_little_and_leaves_weights_and_state_in_float32
     monkeypatch: pytest.MonkeyPatch, has_kernel: bool | None
 ) -> None:
     if has_kernel is not None:
-        monkeypatch.setattr(network_module, "has_bfloat16_lstm", lambda: has_kernel)
+        monkeypatch.setattr(layers_module, "has_bfloat16_lstm", lambda: has_kernel)
     model = resolve("small", ["model.hidden_size=24"]).model
     words = torch.randint(V, (T + 1, B))
     objectives = []

@@ -4,19 +4,13 @@ import math
 
 import pytest
 import torch
-from networks import log_probs_of, objective_of
+from networks import layer_of, log_probs_of, objective_of, reference_forward
 from torch import Tensor, nn
 
 from ptb_lm.config import ModelConfig, resolve
-from ptb_lm.model.cells import CELLS, CellWeights, cell_step
 from ptb_lm.model.decoder import Softmax
-from ptb_lm.model.layers import layer_weights
-from ptb_lm.model.network import (
-    LanguageModel,
-    parameter_count,
-    reference_forward,
-    weight_shapes,
-)
+from ptb_lm.model.layers import LAYERS
+from ptb_lm.model.network import LanguageModel, parameter_count, parameter_shapes
 from ptb_lm.model.perplexity import perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.model.state import HiddenState, first_streams
@@ -101,12 +95,12 @@ def test_fused_equals_reference_in_outputs_states_and_all_gradients(
 
 def test_the_lstm_cell_is_the_papers_formula_by_hand() -> None:
     """One unit, one input: the formulas worked out with math alone."""
-    weights = CellWeights(
+    weights = [
         float64([[0.1], [0.2], [0.3], [0.4]]),
         float64([[0.5], [-0.6], [0.7], [-0.8]]),
         float64([0.01, 0.02, 0.03, 0.04]),
         float64([0.1, 0.2, -0.3, 0.4]),
-    )
+    ]
     x, h, c = 1.5, 0.25, -0.75
     affine = [
         wx * x + wh * h + b
@@ -120,7 +114,8 @@ def test_the_lstm_cell_is_the_papers_formula_by_hand() -> None:
 
     c_after = sigm(affine[1]) * c + sigm(affine[0]) * math.tanh(affine[2])
     h_after = sigm(affine[3]) * math.tanh(c_after)
-    ours = cell_step(CELLS["lstm"], float64([[x]]), (float64([[h]]), float64([[c]])), weights)
+    lstm = layer_of("lstm", 1, 1, weights)
+    ours = lstm.step(float64([[x]]), (float64([[h]]), float64([[c]])))
     assert [part.item() for part in ours] == pytest.approx([h_after, c_after], rel=1e-14)
 
 
@@ -128,10 +123,11 @@ def test_the_lstm_cell_is_the_papers_formula_by_hand() -> None:
 def test_the_classic_cell_is_f_of_one_affine_map(activation: str) -> None:
     torch.manual_seed(1)
     x, h = torch.randn(3, 4).double(), torch.randn(3, 5).double()
-    weights = CellWeights(*(torch.randn(shape).double() for shape in ((5, 4), (5, 5), (5,), (5,))))
-    affine = x @ weights.weight_ih.T + weights.bias_ih + h @ weights.weight_hh.T + weights.bias_hh
+    layer = layer_of(f"rnn-{activation}", 4, 5)
+    weight_ih, weight_hh, bias_ih, bias_hh = layer.parameters()
+    affine = x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh
     expected = 1 / (1 + (-affine).exp()) if activation == "sigmoid" else affine.tanh()
-    (ours,) = cell_step(CELLS[f"rnn-{activation}"], x, (h,), weights)
+    (ours,) = layer.step(x, (h,))
     torch.testing.assert_close(ours, expected)
 
 
@@ -140,9 +136,9 @@ def test_the_classic_tanh_cell_is_pytorchs() -> None:
     fused = nn.RNN(4, 5).double()
     x, h = torch.randn(6, 3, 4).double(), torch.randn(3, 5).double()
     expected, _ = fused(x, h[None])
-    weights = CellWeights(*fused.parameters())
+    layer = layer_of("rnn-tanh", 4, 5, list(fused.parameters()))
     for step in range(6):
-        (h,) = cell_step(CELLS["rnn-tanh"], x[step], (h,), weights)
+        (h,) = layer.step(x[step], (h,))
         torch.testing.assert_close(h, expected[step])
 
 
@@ -257,13 +253,13 @@ def test_a_perturbation_passes_dropout_exactly_l_plus_one_times(layers: int, dis
 def test_masks_on_the_recurrent_connection_too_would_break_that_count(distance: int) -> None:
     """The contrast: with h[l, t-1] masked as well, paths have up to L + 1 + distance masks."""
     network = make_network(layers=1)
-    (weights,) = map(layer_weights, network.layers)
+    (layer,) = network.layers
     embedded = network.embedding(torch.arange(distance + 1)).detach().requires_grad_()
 
     def read(mask: nn.Module) -> Tensor:
         h = c = torch.zeros(1, 6).double()
         for x in embedded:
-            h, c = cell_step(network.cell, mask(x[None]), (mask(h), c), weights)
+            h, c = layer.step(mask(x[None]), (mask(h), c))
         (gradient,) = torch.autograd.grad(network.softmax(mask(h))[0, 5], embedded)
         return gradient[0]
 
@@ -372,9 +368,34 @@ def test_the_first_streams_of_a_state_are_views_of_it() -> None:
         assert part.data_ptr() == whole.data_ptr()
 
 
-@pytest.mark.parametrize(("layers", "width"), [(1, 3), (3, 4)])
-def test_the_shapes_of_a_checkpoint_are_those_of_the_network(layers: int, width: int) -> None:
-    changes = [f"model.layers={layers}", f"model.hidden_size={width}"]
-    config = resolve("small", changes).model
-    real = {name: tuple(w.shape) for name, w in LanguageModel(config, 7).state_dict().items()}
-    assert weight_shapes(config, 7) == real
+@pytest.mark.parametrize("cell", LAYERS)
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameter_shapes_take_no_random_numbers(cell: str, tied: bool) -> None:
+    changes = [f"model.cell={cell}", "model.hidden_sizes=[3,5,4]", "model.embedding_size=4"]
+    config = resolve("small", [*changes, f"model.tied={str(tied).lower()}"]).model
+    network, before = LanguageModel(config, 7), torch.get_rng_state()
+    shapes = parameter_shapes(config, 7)
+    assert shapes == {name: weight.shape for name, weight in network.weights().items()}
+    assert torch.equal(torch.get_rng_state(), before)
+    gates = {"lstm": 4, "gru": 3}.get(cell, 1)
+    assert shapes["layers.1.weight_ih_l0"] == (gates * 5, 3)
+    assert ("softmax.weight" in shapes) != tied
+
+
+@pytest.mark.parametrize("cell", LAYERS)
+def test_layers_of_different_widths_are_their_formulas(cell: str) -> None:
+    """Outputs, states and gradients, the fused kernel beside the formula."""
+    config = resolve("small", [f"model.cell={cell}", "model.hidden_sizes=[5,7,4]"]).model
+    torch.manual_seed(1)
+    network = LanguageModel(config, VOCABULARY).double()
+    words, state, results = random_words(6, 3), random_state(network, 3), []
+    for forward in (network, lambda *inputs: reference_forward(network, *inputs)):
+        output = forward(words, state)
+        objective_of(network, output, words.flip(0)).backward()
+        gradients = [parameter.grad.to_dense() for parameter in network.parameters()]
+        parts = [part for layer in output.state for part in layer]
+        results.append([output.raw.detach(), *parts, *gradients])
+        network.zero_grad()
+    assert results[0][0].shape == (6, 3, 4)
+    assert {part.shape[-1] for part in results[0][1:4]} <= {5, 7, 4}
+    torch.testing.assert_close(*results)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from cli_support import Outcome, done, done_json, furnish, ptb_lm
+from networks import reference_forward
 from small_models import LETTERS, decided_model
 
 from ptb_lm import SentenceScore, score
@@ -31,7 +32,7 @@ from ptb_lm.evaluation import nbest
 from ptb_lm.evaluation.nbest import rank, read_hypotheses
 from ptb_lm.evaluation.score import LINES_AT_ONCE
 from ptb_lm.evaluation.trained import TrainedModel
-from ptb_lm.model.network import LanguageModel, reference_forward
+from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.scoring import (
     TARGETS_PER_WINDOW,
     target_log_probabilities,

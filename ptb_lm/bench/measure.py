@@ -16,7 +16,7 @@ from ptb_lm.bench.timed_process import Spread, timed_process
 from ptb_lm.bench.worker import WORDS, Subject
 from ptb_lm.config import Config, toml_value
 from ptb_lm.errors import InputError
-from ptb_lm.model.cells import CELLS
+from ptb_lm.model.network import parameter_shapes
 
 STOCK = Path(__file__).parents[2] / "benchmarks" / "stock.py"
 STOCK_DROPOUT = ("none", "non-recurrent")
@@ -61,14 +61,21 @@ class BenchRow:
 
 
 def recurrent_weights(config: Config) -> int:
-    """Return how many weights take h to a next step: G L H^2."""
-    model = config.model
-    return CELLS[model.cell].gates * model.layers * model.hidden_size**2
+    """Return how many weights take h to a next step: G H^2 of each layer."""
+    shapes = parameter_shapes(config.model, WORDS)
+    return sum(shape.numel() for name, shape in shapes.items() if "weight_hh" in name)
 
 
 def operations_per_word(config: Config, words: int = WORDS) -> int:
-    """Return the operations of a word's share of a training step."""
-    return 6 * (2 * recurrent_weights(config) + config.model.hidden_size * words)
+    """Return the operations of a word's share of a training step.
+
+    Each weight of a matrix product costs a multiplication and an addition forward, and twice as
+    many backward. The embedding is looked up, not multiplied, unless the decoder has it too.
+    """
+    shapes = parameter_shapes(config.model, words)
+    products = sum(shape.numel() for shape in shapes.values() if len(shape) == 2)
+    lookup = 0 if config.model.tied else shapes["embedding.weight"].numel()
+    return 6 * (products - lookup)
 
 
 def bench(subject: Subject, *, against_stock: bool, rounds: int) -> BenchRow:
@@ -133,6 +140,7 @@ def require_stock(subject: Subject) -> None:
         ("model", "dropout_on"): model.dropout_on in STOCK_DROPOUT,
         ("model", "dropout"): len(distinct) == 1,
         ("model", "tied"): not model.tied,
+        ("model", "hidden_sizes"): len({*model.sizes}) == 1,
         ("training", "weight_decay"): config.training.weight_decay == 0,
     }
     for (section, key), fits in is_stock.items():
@@ -220,7 +228,7 @@ def _stock_command(subject: Subject) -> list[str]:
     model, training = config.model, config.training
     options = {
         "words": WORDS,
-        "hidden": model.hidden_size,
+        "hidden": model.sizes[-1],
         "layers": model.layers,
         "streams": training.batch_size,
         "steps": training.unrolled_steps,

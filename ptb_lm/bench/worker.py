@@ -25,7 +25,7 @@ from ptb_lm.config import Config, resolve
 from ptb_lm.corpus.splits import SPLITS
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model.backends import configure_backends, matmul_routes
-from ptb_lm.model.cells import CELLS
+from ptb_lm.model.layers import LAYERS
 from ptb_lm.model.scoring import target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.loop import train
@@ -154,8 +154,8 @@ def limit(subject: Subject) -> Iterator[Task]:
     bytes a second.
     """
     config, device = subject.config(), subject.device
-    hidden, streams = config.model.hidden_size, config.training.batch_size
-    window, gates = config.training.unrolled_steps * streams, CELLS[config.model.cell].gates
+    hidden, streams = config.model.sizes[-1], config.training.batch_size
+    window, gates = config.training.unrolled_steps * streams, LAYERS[config.model.cell].gates
     configure_backends(subject.precision)
     routes, backends = matmul_routes(), cast(Any, torch.backends)
     if device == "cuda":

@@ -16,7 +16,6 @@ from ptb_lm.config import BUILT_IN, Config, preset_names, recipe_of, resolve
 from ptb_lm.corpus.text import EOS, UNK
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.evaluation.scores import Scores, figure
-from ptb_lm.model.cells import CELLS
 from ptb_lm.model.perplexity import figure_text
 from ptb_lm.paths import named_path, path_text
 from ptb_lm.training.checkpoint import Checkpoint
@@ -38,7 +37,7 @@ class SigmoidRNN(nn.RNN):
     \"\"\"h' = sigm(A x + b + A' h + b'), for which nn.RNN has no kernel.\"\"\"
 
     def forward(self, x, h=None):
-        h = x.new_zeros(x.shape[1:]) if h is None else h
+        h = x.new_zeros(x.shape[1], self.hidden_size) if h is None else h
         outputs = []
         for affine in nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0):
             h = torch.sigmoid(
@@ -121,13 +120,11 @@ def _facts(checkpoint: Checkpoint) -> str:
     parameters = sum(weight.numel() for weight in weights.values())
     kind = str(weights["embedding.weight"].dtype).removeprefix("torch.")
     tied = "one matrix with the softmax's" if model.tied else "not tied to the softmax"
-    layers = "1 layer" if model.layers == 1 else f"{model.layers} layers"
     saved = f"after epoch {checkpoint.epoch}"
     if checkpoint.is_within_epoch:
         saved = f"within epoch {checkpoint.epoch + 1}"
     rows = {
-        "network": f"{CELL_NAMES[model.cell]}, {layers} of {model.hidden_size:,} units; embedding "
-        f"as wide, {tied}",
+        "network": f"{CELL_NAMES[model.cell]}, {model.sizes_text}; embedding {tied}",
         "parameters": f"{parameters:,}, {kind}",
         "vocabulary": f"{len(checkpoint.vocabulary):,} words, sha256 "
         f"`{checkpoint.vocabulary.sha256}`",
@@ -195,7 +192,7 @@ def _literal(words: Sequence[str]) -> str:
 
 def _torch_code(checkpoint: Checkpoint) -> str:
     model = checkpoint.config.model
-    words, width = len(checkpoint.vocabulary), model.hidden_size
+    words, (width, *units) = len(checkpoint.vocabulary), model.sizes
     layer = _LAYERS[model.cell]
     lines = [
         'words = Path("vocab.txt").read_text(encoding="utf-8").split()',
@@ -204,8 +201,9 @@ def _torch_code(checkpoint: Checkpoint) -> str:
     if model.tied:
         lines.append('weights["softmax.weight"] = weights["embedding.weight"]  # one matrix')
     lines += [
-        f"embedding, softmax = nn.Embedding({words}, {width}), nn.Linear({width}, {words})",
-        f"layers = nn.ModuleList({layer}({width}, {width}) for _ in range({model.layers}))",
+        f"embedding, softmax = nn.Embedding({words}, {width}), nn.Linear({units[-1]}, {words})",
+        f"sizes = {model.sizes}",
+        f"layers = nn.ModuleList({layer}(i, h) for i, h in zip(sizes, sizes[1:]))",
         'model = nn.ModuleDict({"embedding": embedding, "layers": layers, "softmax": softmax})',
     ]
     if checkpoint.weights["embedding.weight"].dtype == torch.float64:
@@ -242,8 +240,6 @@ for word, score in zip(text[1:], scores[:, 0].tolist()):
 
 
 def _onnx_code(checkpoint: Checkpoint) -> str:
-    model = checkpoint.config.model
-    states = ["h", "c"][: CELLS[model.cell].states]
     start = _sentence(checkpoint.vocabulary)[:-1]
     return f"""\
 from pathlib import Path
@@ -253,8 +249,9 @@ import onnxruntime
 
 words = Path("vocab.txt").read_text(encoding="utf-8").split()
 session = onnxruntime.InferenceSession("model.onnx")
-shape = ({model.layers}, 1, {model.hidden_size})  # layers, streams, units
-state = {{name: np.zeros(shape, np.float32) for name in {_literal(states)}}}
+_, *states = session.get_inputs()
+shapes = {{part.name: [1 if size == "B" else size for size in part.shape] for part in states}}
+state = {{name: np.zeros(shape, np.float32) for name, shape in shapes.items()}}
 ids = np.array([[words.index(word)] for word in {_literal(start)}])  # (T, B)
 logits, *after = session.run(None, {{"words": ids, **state}})  # (T, B, V), of each next word
 state = dict(zip(state, after))  # where the next call goes on from

@@ -35,11 +35,16 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, (T, B, H), in training mode under a fresh mask."""
-        return x * self.draw(x) if self.acts else x
+        return x * self.draw(x.shape, x) if self.acts else x
 
-    def draw(self, x: Tensor) -> Tensor:
-        """Draw a mask for x, (T, B, H): other factors at every step."""
-        return self.factors(x.shape, x)
+    def draw(self, window: Sequence[int], like: Tensor) -> Tensor:
+        """Draw the factors of a window's values, (T, B, H): new ones at every step.
+
+        Args:
+            window: T, B and H.
+            like: a tensor of the type and device that the factors are to have.
+        """
+        return self.factors(window, like)
 
     def factors(self, shape: Sequence[int], like: Tensor, streams_dim: int = -2) -> Tensor:
         """Draw factors of 0 and 1 / (1 - p), of the type and device of another tensor.
@@ -49,7 +54,8 @@ class Dropout(nn.Module):
             like: the other tensor.
             streams_dim: which dimension is B.
         """
-        dtype = torch.promote_types(like.dtype, torch.float32)  # of bfloat16 there are too few
+        # bfloat16 has too few distinct values in [0, 1) for an accurate rate.
+        dtype = torch.promote_types(like.dtype, torch.float32)
         of_all = list(shape)
         if self.share is not None:
             of_all[streams_dim] = self.share.total
@@ -72,10 +78,13 @@ class WindowDropout(Dropout):
         super().__init__(p)
         self.gates = gates
 
-    def draw(self, x: Tensor) -> Tensor:
-        """Draw a mask for x, (T, B, H): (1, B, H), or (G, 1, B, H), so that x becomes G windows."""
+    def draw(self, window: Sequence[int], like: Tensor) -> Tensor:
+        """Draw the factors of a window: (1, B, H), or (G, 1, B, H) if each gate has its own.
+
+        A window under the latter becomes G windows, (G, T, B, H).
+        """
         gates = () if self.gates is None else (self.gates,)
-        return self.factors((*gates, 1, *x.shape[1:]), x)
+        return self.factors((*gates, 1, *window[1:]), like)
 
 
 class WordDropout(Dropout):

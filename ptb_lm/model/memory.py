@@ -46,9 +46,9 @@ def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
         model, training = config.model, config.training
         raise PtbLmError(
             f"out of memory with T = {training.unrolled_steps} unrolled steps, "
-            f"B = {training.batch_size} streams, H = {model.hidden_size:,} hidden units in "
-            f"{model.layers} layers; lower training.unrolled_steps, training.batch_size or "
-            f"model.hidden_size in a new run, or free memory and repeat the command; {assurance}"
+            f"B = {training.batch_size} streams, {model.sizes_text}; lower "
+            "training.unrolled_steps, training.batch_size or model.hidden_size in a new run, or "
+            f"free memory and repeat the command; {assurance}"
         ) from error
 
 

@@ -4,22 +4,17 @@ Shapes: T steps, B streams, H hidden units, V words, L layers. Time comes first.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ptb_lm.config import PLACES, ModelConfig
-from ptb_lm.model.backends import (
-    has_bfloat16_layers_on_cuda,
-    has_bfloat16_lstm,
-    products_in,
-    require_headroom,
-)
-from ptb_lm.model.cells import CELLS, State, cell_step
+from ptb_lm.model.backends import products_in, require_headroom
 from ptb_lm.model.decoder import DECODERS, Decoder
 from ptb_lm.model.dropout import Dropout, WindowDropout, WordDropout
-from ptb_lm.model.layers import layer_weights, run_fused, run_stepwise
+from ptb_lm.model.layers import LAYERS, RecurrentLayer
 from ptb_lm.model.share import Share
 from ptb_lm.model.state import HiddenState
 
@@ -62,19 +57,21 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int, precision: str = "fp32") -> None:
         super().__init__()
         self.config = config
-        self.cell = CELLS[config.cell]
         self.precision = precision
-        width, rates = config.hidden_size, config.dropout_rates
+        layer, sizes = LAYERS[config.cell], config.sizes
         # A window has few of the words: the gradient is of their rows alone, unless the softmax,
         # which has them all, is the same matrix.
-        self.embedding = nn.Embedding(vocabulary_size, width, sparse=not config.tied)
-        self.layers = nn.ModuleList(self.cell.layer(width, width) for _ in range(config.layers))
-        decoder = DECODERS[DECODER](width, vocabulary_size, precision)
+        self.embedding = nn.Embedding(vocabulary_size, sizes[0], sparse=not config.tied)
+        self.layers = nn.ModuleList(
+            layer(input_size, hidden_size, _recurrent_dropout(config, layer.gates), precision)
+            for input_size, hidden_size in pairwise(sizes)
+        )
+        decoder = DECODERS[DECODER](sizes[-1], vocabulary_size, precision)
         self.add_module(DECODER, decoder)
         if config.tied:
             decoder.weight = self.embedding.weight
-        self.drop_words = WordDropout(rates.words)
-        self.drop, self.drop_recurrent = _dropout(config, self.cell.gates)
+        self.drop_words = WordDropout(config.dropout_rates.words)
+        self.drop = _dropout(config, layer.gates)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-config.init_range, config.init_range)
@@ -111,36 +108,13 @@ class LanguageModel(nn.Module):
             after: HiddenState = []
             for index, (layer, state) in enumerate(zip(self.layers, hidden, strict=True)):
                 x = self.drop["between" if index else "input"](x)
-                x, state = self._run_layer(layer, x, state)
+                x, state = layer(x, state)
                 after.append(state)
             return WindowOutput(x, self.drop["output"](x), after)
 
-    def _run_layer(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run a layer, fused where nothing within it is masked and there is a kernel for it."""
-        layer = cast(nn.RNNBase, layer)
-        per_gate = x.dim() == 4
-        is_masked = per_gate or self.drop_recurrent.acts
-        if self.cell.fused and not is_masked and self._has_kernel(layer, x.device):
-            return run_fused(self.cell, layer, x, state)
-        masks = None
-        if self.drop_recurrent.acts:
-            masks = self.drop_recurrent.draw(x[0] if per_gate else x)  # x is as wide as h
-        return run_stepwise(self.cell, layer_weights(layer), x, state, masks)
-
-    def _has_kernel(self, layer: nn.RNNBase, device: torch.device) -> bool:
-        if self.precision != "bf16":
-            return True
-        if device.type == "cuda":
-            return has_bfloat16_layers_on_cuda()
-        return not isinstance(layer, nn.LSTM) or has_bfloat16_lstm()
-
     def zero_state(self, streams: int) -> HiddenState:
         """Return the state at the beginning of a text: all zero, (B, H) each, for each layer."""
-        weight = self.embedding.weight
-        shape = (streams, weight.shape[1])
-        return [
-            tuple(weight.new_zeros(shape) for _ in range(self.cell.states)) for _ in self.layers
-        ]
+        return [cast(RecurrentLayer, layer).zero_state(streams) for layer in self.layers]
 
     def take_share(self, share: Share) -> None:
         """Draw masks for all streams of a batch, and keep those of a share."""
@@ -158,40 +132,28 @@ class LanguageModel(nn.Module):
         self.load_state_dict({**weights, **alias})
 
 
-def _dropout(config: ModelConfig, gates: int) -> tuple[nn.ModuleDict, Dropout]:
-    """Return dropout by place, and that of the recurrent connection."""
+def _recurrent_dropout(config: ModelConfig, gates: int) -> Dropout:
+    """Return the dropout of h[l, t-1], for one layer."""
+    rate = config.dropout_rates.recurrent
+    if config.dropout_on != "variational":
+        return Dropout(rate)
+    return WindowDropout(rate, gates if config.masks_per_gate else None)
+
+
+def _dropout(config: ModelConfig, gates: int) -> nn.ModuleDict:
+    """Return the dropout at each of the L + 1 non-recurrent places."""
     rates = config.dropout_rates
     if config.dropout_on != "variational":
-        places = {place: Dropout(getattr(rates, place)) for place in PLACES["non-recurrent"]}
-        return nn.ModuleDict(places), Dropout(rates.recurrent)
+        return nn.ModuleDict(
+            {place: Dropout(getattr(rates, place)) for place in PLACES["non-recurrent"]}
+        )
     own = gates if config.masks_per_gate else None
     places = {
         "input": WindowDropout(rates.input, own),
         "between": WindowDropout(rates.between, own),
         "output": WindowDropout(rates.output),
     }
-    return nn.ModuleDict(places), WindowDropout(rates.recurrent, own)
-
-
-def reference_forward(network: LanguageModel, words: Tensor, hidden: HiddenState) -> WindowOutput:
-    """Compute what :meth:`LanguageModel.forward` computes, step by step with the reference cell.
-
-    With dropout off the two agree to rounding in outputs, states and gradients. With dropout on
-    each step here draws its own masks, in another order, and on the non-recurrent connections
-    alone.
-    """
-    outputs, dropped = [], []
-    states = list(hidden)
-    for step_words in words:  # (B,)
-        x = network.embedding(step_words)  # (B, H)
-        for index, layer in enumerate(network.layers):
-            x = network.drop["between" if index else "input"](x)
-            weights = layer_weights(cast(nn.RNNBase, layer))
-            states[index] = cell_step(network.cell, x, states[index], weights)
-            x = states[index][0]
-        outputs.append(x)
-        dropped.append(network.drop["output"](x))
-    return WindowOutput(torch.stack(outputs), torch.stack(dropped), states)
+    return nn.ModuleDict(places)
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -199,17 +161,17 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def weight_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter by its name in a checkpoint, without making any."""
-    width, gates = config.hidden_size, CELLS[config.cell].gates
-    shapes: dict[str, tuple[int, ...]] = {
-        "embedding.weight": (vocabulary_size, width),
-        "softmax.bias": (vocabulary_size,),
-    }
-    if not config.tied:
-        shapes["softmax.weight"] = (vocabulary_size, width)
-    for layer in range(config.layers):
-        for source in ("ih", "hh"):
-            shapes[f"layers.{layer}.weight_{source}_l0"] = (gates * width, width)
-            shapes[f"layers.{layer}.bias_{source}_l0"] = (gates * width,)
-    return shapes
+def parameter_shapes(config: ModelConfig, vocabulary_size: int) -> dict[str, torch.Size]:
+    """Return the shape of each parameter by its name in a checkpoint.
+
+    The network is built on PyTorch's meta device: no memory is taken, no random number is drawn.
+
+    Raises:
+        ValueError: a parameter has more bytes than PyTorch can count.
+    """
+    try:
+        with torch.device("meta"):
+            network = LanguageModel(config, vocabulary_size)
+    except RuntimeError as error:
+        raise ValueError(f"no network can have {config.sizes_text}") from error
+    return {name: weight.shape for name, weight in network.weights().items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ptb_lm.config import ModelConfig
 from ptb_lm.errors import InputError
-from ptb_lm.model.cells import CELLS
+from ptb_lm.model.layers import LAYERS
 from ptb_lm.version import __version__
 
 OPSET, IR_VERSION = 17, 8
@@ -59,7 +59,9 @@ def onnx_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> ModelProto
 
     Its inputs are ``words``, int64 (T, B), and the state before the first step: ``h``, and with the
     LSTM ``c``, each (L, B, H). Its outputs are ``logits`` of the next word, (T, B, V), and the
-    state after the last step, ``h_after`` and ``c_after``. T and B may be any.
+    state after the last step, ``h_after`` and ``c_after``. T and B may be any. Where the layers
+    have different numbers of units, each has a state of its own: ``h.0``, (1, B, H) with its own H,
+    and so on.
 
     Args:
         config: of the network.
@@ -74,8 +76,12 @@ def onnx_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> ModelProto
             f"--onnx: the weights take {size / 1e9:.1f} GB, of which an ONNX file holds "
             f"{MOST_BYTES / 1e9:.1f} GB; export without it"
         )
-    states = ("h", "c")[: CELLS[config.cell].states]
-    state_shape = (config.layers, "B", config.hidden_size)
+    kinds = ("h", "c")[: LAYERS[config.cell].states]
+    _, *units = config.sizes
+    states = {kind: (len(units), "B", units[0]) for kind in kinds}
+    if len({*units}) > 1:
+        each = enumerate(units)
+        states = {f"{kind}.{layer}": (1, "B", size) for layer, size in each for kind in kinds}
     initializers = {
         "embedding.weight": _float32(weights["embedding.weight"]),
         "softmax.bias": _float32(weights["softmax.bias"]),
@@ -83,18 +89,18 @@ def onnx_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> ModelProto
     }
     if not config.tied:
         initializers["softmax.weight"] = _float32(weights["softmax.weight"])
-    for layer in range(config.layers):
+    for layer in range(len(units)):
         initializers |= _layer_weights(_OPERATORS[config.cell], weights, layer)
     graph = helper.make_graph(
-        _nodes(config, states),
+        _nodes(config, kinds),
         "language_model",
         [
             helper.make_tensor_value_info("words", TensorProto.INT64, ("T", "B")),
-            *(_float_value(state, state_shape) for state in states),
+            *(_float_value(*state) for state in states.items()),
         ],
         [
             _float_value("logits", ("T", "B", len(weights["embedding.weight"]))),
-            *(_float_value(f"{state}_after", state_shape) for state in states),
+            *(_float_value(f"{state}_after", shape) for state, shape in states.items()),
         ],
         [numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )
@@ -107,41 +113,44 @@ def onnx_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> ModelProto
     )
 
 
-def _nodes(config: ModelConfig, states: tuple[str, ...]) -> list[NodeProto]:
+def _nodes(config: ModelConfig, kinds: tuple[str, ...]) -> list[NodeProto]:
     """Return the operators from the words to the logits, in the order in which they act."""
     operator = _OPERATORS[config.cell]
-    layers = range(config.layers)
-    nodes = [helper.make_node("Gather", ["embedding.weight", "words"], ["x.0"])]  # (T, B, H)
-    nodes += [  # (L, B, H) into (1, B, H) each
-        helper.make_node("Split", [state], [f"{state}.{layer}" for layer in layers], axis=0)
-        for state in states
-    ]
+    _, *units = config.sizes
+    layers, is_stacked = range(len(units)), len({*units}) == 1
+    nodes = [helper.make_node("Gather", ["embedding.weight", "words"], ["x.0"])]  # (T, B, E)
+    if is_stacked:  # (L, B, H) into (1, B, H) each
+        nodes += [
+            helper.make_node("Split", [kind], [f"{kind}.{layer}" for layer in layers], axis=0)
+            for kind in kinds
+        ]
     for layer in layers:
-        before = [f"{state}.{layer}" for state in states]
+        before = [f"{kind}.{layer}" for kind in kinds]
         every_step, output = f"every_step.{layer}", f"x.{layer + 1}"
         nodes += [
             helper.make_node(
                 operator.name,
                 [f"x.{layer}", *(f"{part}.{layer}" for part in "WRB"), "", *before],
-                [every_step, *(f"{part}.after" for part in before)],
-                hidden_size=config.hidden_size,
+                [every_step, *(f"{part}_after" for part in before)],
+                hidden_size=units[layer],
                 **operator.attributes,
             ),
             # (T, 1, B, H) into (T, B, H)
             helper.make_node("Squeeze", [every_step, "axis_of_directions"], [output]),
         ]
-    top, matrix = f"x.{config.layers}", "embedding.weight" if config.tied else "softmax.weight"
+    top, matrix = f"x.{len(units)}", "embedding.weight" if config.tied else "softmax.weight"
     nodes += [
         helper.make_node("Transpose", [matrix], ["transposed"], perm=[1, 0]),  # (H, V)
         helper.make_node("MatMul", [top, "transposed"], ["without_bias"]),
         helper.make_node("Add", ["without_bias", "softmax.bias"], ["logits"]),  # (T, B, V)
     ]
-    nodes += [
-        helper.make_node(
-            "Concat", [f"{state}.{layer}.after" for layer in layers], [f"{state}_after"], axis=0
-        )
-        for state in states
-    ]
+    if is_stacked:
+        nodes += [
+            helper.make_node(
+                "Concat", [f"{kind}.{layer}_after" for layer in layers], [f"{kind}_after"], axis=0
+            )
+            for kind in kinds
+        ]
     return nodes
 
 

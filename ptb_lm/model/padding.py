@@ -12,8 +12,9 @@ Shapes: V words, B streams, H hidden units, H' padded ones.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ptb_lm.model.layers import AffineLayer
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import HiddenState
 
@@ -23,14 +24,14 @@ def padded_copy(network: LanguageModel, multiple: int) -> LanguageModel:
 
     Its weights lie in memory of their own.
     """
-    weight = network.embedding.weight
-    words, width = weight.shape
     if network.config.cell == "rnn-sigmoid":
         multiple = 1
-    padded_width = -(-width // multiple) * multiple
-    config = network.config.model_copy(update={"hidden_size": padded_width})
+    width, *widths = (-(-size // multiple) * multiple for size in network.config.sizes)
+    sizes = {"embedding_size": width, "hidden_sizes": widths}
+    words = network.decoder.vocabulary_size
     with torch.random.fork_rng(devices=[]):  # what is drawn here is not kept
-        padded = LanguageModel(config, words, network.precision).to(weight)
+        padded = LanguageModel(network.config.model_copy(update=sizes), words, network.precision)
+    padded = padded.to(network.embedding.weight)
     with torch.no_grad():
         for parameter in padded.parameters():
             parameter.zero_()
@@ -55,11 +56,10 @@ def copy_state_(target: HiddenState, source: HiddenState) -> None:
 
 def _by_unit(network: LanguageModel) -> Iterator[Tensor]:
     """Yield each weight with the gates in a dimension of their own: (G, H, …) for (G * H, …)."""
-    shape = (network.cell.gates, -1)
     for module in network.modules():
-        gated = isinstance(module, nn.RNNBase)
         for parameter in module.parameters(recurse=False):
-            yield torch.unflatten(parameter, 0, shape) if gated else parameter
+            gates = module.gates if isinstance(module, AffineLayer) else 1
+            yield torch.unflatten(parameter, 0, (gates, -1))
 
 
 def _copy_corner_(target: Tensor, source: Tensor) -> None:

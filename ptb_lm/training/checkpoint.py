@@ -18,9 +18,8 @@ from torch import Tensor
 from ptb_lm.config import LONGEST_SHOWN, Config, ModelConfig
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
-from ptb_lm.model.cells import CELLS
 from ptb_lm.model.memory import is_out_of_memory
-from ptb_lm.model.network import LanguageModel, weight_shapes
+from ptb_lm.model.network import LanguageModel, parameter_shapes
 from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
@@ -174,7 +173,7 @@ def require_weights(
     weights: Mapping[str, Tensor], config: ModelConfig, vocabulary_size: int
 ) -> None:
     """Raise ValueError if weights are not those of a config's network, naming one that is not."""
-    expected = weight_shapes(config, vocabulary_size)
+    expected = parameter_shapes(config, vocabulary_size)
     for name in [*expected, *weights]:
         if name not in weights:
             raise ValueError(f"{name} is missing")
@@ -182,7 +181,8 @@ def require_weights(
             raise ValueError(f"{name[:LONGEST_SHOWN]} is none of this network's weights")
         shape, dtype = tuple(weights[name].shape), weights[name].dtype
         if shape != expected[name]:
-            raise ValueError(f"{name} has the shape {shape}, this network's has {expected[name]}")
+            wanted = tuple(expected[name])
+            raise ValueError(f"{name} has the shape {shape}, this network's has {wanted}")
         if dtype not in FLOATS:
             raise ValueError(f"{name} is of {dtype}, expected torch.float32 or torch.float64")
 
@@ -208,12 +208,12 @@ def _check_state(state: TrainingState, config: Config) -> None:
     """Raise ValueError if the state is not one of the config's epochs, network and batch."""
     if state.epochs_done > config.training.epochs:
         raise ValueError("epochs")
-    shape = (config.training.batch_size, config.model.hidden_size)
-    if len(state.hidden) != config.model.layers or any(
-        len(layer) != CELLS[config.model.cell].states
-        or any(tensor.shape != shape or tensor.dtype not in FLOATS for tensor in layer)
-        for layer in state.hidden
-    ):
+    with torch.device("meta"):
+        hidden = LanguageModel(config.model, 1).zero_state(config.training.batch_size)
+    shapes = [[part.shape for part in layer] for layer in hidden]
+    if [[part.shape for part in layer] for layer in state.hidden] != shapes:
+        raise ValueError("hidden")
+    if any(part.dtype not in FLOATS for layer in state.hidden for part in layer):
         raise ValueError("hidden")
 
 

@@ -29,7 +29,7 @@ from ptb_lm.config import Config, PositiveInt, validated
 from ptb_lm.corpus.vocabulary import Vocabulary
 from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
-from ptb_lm.model.network import weight_shapes
+from ptb_lm.model.network import parameter_shapes
 from ptb_lm.regular import open_regular
 from ptb_lm.strict_json import to_json
 from ptb_lm.training.checkpoint import Checkpoint, require_precision, require_weights
@@ -91,7 +91,7 @@ def exported_files(checkpoint: Checkpoint) -> dict[str, bytes]:
         "mark": MARK,
         "format": FORMAT,
         "ptb_lm": __version__,
-        **checkpoint.config.model_dump(),
+        **checkpoint.config.model_dump(exclude_none=True),
         "epoch": checkpoint.epoch,
         "valid_perplexity": checkpoint.valid_perplexity if checkpoint.is_validated else None,
         "vocabulary_size": len(vocabulary),
@@ -231,7 +231,7 @@ def _read_weights(path: Path, content: ExportedConfig) -> dict[str, Tensor]:
 
 def _most_weights_bytes(content: ExportedConfig) -> int:
     """Return how large the file of the weights may be: in float64, with a header."""
-    shapes = weight_shapes(content.model, content.vocabulary_size).values()
+    shapes = parameter_shapes(content.model, content.vocabulary_size).values()
     return 8 * sum(math.prod(shape) for shape in shapes) + _MOST_DESCRIPTION_BYTES
 
 

@@ -118,8 +118,8 @@ def new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.dev
 
 def _checkpoint_bytes(run: Run) -> int:
     """Return about how large ``last.pt`` will be: mostly weights."""
-    model, training = run.config.model, run.config.training
-    hidden = 2 * model.layers * training.batch_size * model.hidden_size
+    state = run.network.zero_state(run.config.training.batch_size)
+    hidden = sum(part.numel() for layer in state for part in layer)
     words = sum(len(word.encode()) + 20 for word in run.corpus.vocabulary.words)
     return 4 * (parameter_count(run.network) + hidden) + words + 100_000
 

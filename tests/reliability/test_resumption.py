@@ -390,6 +390,8 @@ def test_epochs_added_and_taken_back_leave_the_run_as_it_was(
 
 OTHER_VALUES: dict[str, Any] = {
     "model.cell": "gru",
+    "model.embedding_size": 9,
+    "model.hidden_sizes": [5, 7, 9],
     "model.layers": 3,
     "model.hidden_size": 9,
     "model.dropout": 0.5,
@@ -412,7 +414,10 @@ OTHER_VALUES: dict[str, Any] = {
 }
 """For each key that makes a run what it is, another value; of epochs, fewer."""
 
-BESIDE = {"model.masks_per_gate": ["model.dropout_on"]}
+BESIDE = {
+    "model.masks_per_gate": ["model.dropout_on"],
+    "model.hidden_sizes": ["model.layers", "model.hidden_size"],
+}
 """Keys that must change with it."""
 
 
@@ -456,7 +461,7 @@ def test_every_key_of_the_recipe_is_held_to(workplace: Path, tally: Tally, run_d
     differences = {}
     for key in keys_of_a_recipe():
         section, name = key.split(".")
-        old, new = config[section][name], OTHER_VALUES[key]
+        old, new = config[section].get(name), OTHER_VALUES[key]
         assert old != new
         changes = {each.replace(".", "__"): OTHER_VALUES[each] for each in beside(key)}
         line = refused(resume_with(run_dir, **changes), run_dir)
