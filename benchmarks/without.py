@@ -35,8 +35,8 @@ def fresh_buffers() -> None:
 
 def dense_embedding() -> None:
     """Update all rows of the embedding, most by zero."""
-    sparse = nn.Embedding
-    nn.Embedding = lambda words, width, sparse_=sparse, **_: sparse_(words, width)  # type: ignore
+    sparse = network.Embedding
+    network.Embedding = lambda words, width, **_: sparse(words, width)  # type: ignore
 
 
 def cross_entropy() -> None:

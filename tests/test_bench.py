@@ -111,7 +111,7 @@ def test_the_trainer_trains_without_each_step_towards_speed(
 ) -> None:
     monkeypatch.setattr(worker, "TRAINING_TOKENS", 1_000)
     for owner, name in (
-        *((backends, "_is_amd"), (backends, "_keep_large_buffers"), (torch.nn, "Embedding")),
+        *((backends, "_is_amd"), (backends, "_keep_large_buffers"), (network, "Embedding")),
         *((Softmax, "nll"), (network.Dropout, "forward")),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # to be put back
