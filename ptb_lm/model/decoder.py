@@ -52,8 +52,13 @@ class Softmax(Decoder, nn.Linear):
 
     def nll(self, h: Tensor, targets: Tensor) -> Tensor:
         """See :class:`Decoder`."""
+        logits = self._logits(h)
+        if not torch.is_grad_enabled():
+            wide = at_least_float32(logits)
+            log_probs = torch.log_softmax(wide, dim=-1, out=wide)
+            return log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1).neg_()
         nll: Tensor = _SoftmaxNll.apply(  # type: ignore[no-untyped-call]
-            self._logits(h).flatten(0, 1), targets.flatten()
+            logits.flatten(0, 1), targets.flatten()
         )
         return nll.view_as(targets)
 

@@ -248,8 +248,9 @@ def _score_window(
     Returns:
         ln p of each, (T, B), and the state after the last.
     """
-    output = network(widened(text[places]), hidden)
-    return -network.decoder.nll(output.dropped, widened(text[places + 1])), output.state
+    targets = widened(text[places + 1])
+    _, h, hidden = network(widened(text[places]), hidden)
+    return network.decoder.nll(h, targets).neg_(), hidden
 
 
 def capture_pays(device: torch.device, windows: int) -> bool:
