@@ -17,7 +17,7 @@ from evidence import show
 from ptb_lm.config import resolve
 from ptb_lm.corpus.load import data_directory
 from ptb_lm.stop import StopFlag
-from ptb_lm.training import loop, steps
+from ptb_lm.training import loop
 from ptb_lm.training.environment import describe_environment
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run import Run
@@ -52,7 +52,7 @@ def _check(run: Run) -> None:
     """Make the checks that each step makes for the sake of reliability."""
     objective, gradient_norm, stop = torch.tensor(1.0), torch.tensor(1.0), StopFlag()
     for _ in range(CHECKS):
-        steps.require_finite(run, 1.0, objective, gradient_norm)
+        assert torch.isfinite(objective + gradient_norm)
         assert not run.checkpoint_is_due
         stop.check()
 

@@ -19,7 +19,7 @@ from ptb_lm.bench import worker
 from ptb_lm.bench.timed_process import Spread, timed_process
 from ptb_lm.model import backends, cuda_graph, network
 from ptb_lm.model.decoder import Softmax
-from ptb_lm.training import graph_steps, loop, steps
+from ptb_lm.training import loop, step
 from ptb_lm.training.environment import describe_environment
 
 
@@ -62,12 +62,12 @@ def launched_one_by_one() -> None:
 
 def plain_widths() -> None:
     """Leave the widths as they are."""
-    graph_steps.WIDTH_MULTIPLE = 1
+    step.WIDTH_MULTIPLE = 1
 
 
 def plain_steps() -> None:
-    """Take the steps of a CPU, which wait for the device twice each."""
-    loop.GraphSteps = steps.EagerSteps  # type: ignore
+    """Make the steps as on a CPU, one after the other, each read back."""
+    loop.stepper_of = step.Stepper  # type: ignore
 
 
 ON_CPU: dict[str, Callable[[], None]] = {

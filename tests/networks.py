@@ -1,15 +1,17 @@
 """What the tests of networks share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.dropout import Dropout
 from ptb_lm.model.layers import LAYERS, AffineLayer
 from ptb_lm.model.network import LanguageModel, WindowOutput
 from ptb_lm.model.state import HiddenState
+from ptb_lm.training.optim import Sgd, clip_factor, gradient_norm
 
 
 def layer_of(cell: str, inputs: int, units: int, weights: Sequence[Tensor] = ()) -> AffineLayer:
@@ -69,3 +71,18 @@ def changed_nll(change: Callable[[Tensor], Tensor]) -> Callable[[Softmax, Tensor
         return change(values) if torch.is_grad_enabled() else values
 
     return changed
+
+
+def sgd_step(
+    parameters: Iterable[Parameter], rate: float, weight_decay: float = 0.0, skip: float = 0.0
+) -> None:
+    """Make a step of SGD without a clip."""
+    step_size, one = torch.tensor([rate, 1.0], dtype=torch.float64)
+    Sgd(parameters, weight_decay).step(step_size, one, torch.tensor(skip))
+
+
+def clipped_step(parameters: Sequence[Parameter], clip_norm: float) -> float:
+    """Make a step of SGD at a rate of 1, and return the norm before the clip."""
+    norm = gradient_norm(parameters)
+    sgd_step(parameters, clip_factor(norm, clip_norm).item())
+    return norm.item()

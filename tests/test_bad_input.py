@@ -203,7 +203,7 @@ def both_checkpoints_damaged() -> None:
 PRESETS = ", ".join(preset_names())
 NO_CHECKPOINT = ["bad.pt: not a checkpoint of ptb-lm, or damaged"]
 NO_SCORES = ["bad.npz: not a score file of ptb-lm, or damaged"]
-MODEL_KEYS = "known: cell, layers, hidden_size, dropout, dropout_on, masks_per_gate"
+MODEL_KEYS = "known: cell, embedding_size, hidden_sizes, layers, hidden_size, dropout, dropout_on"
 
 MISTAKES = {
     # config
@@ -295,7 +295,7 @@ MISTAKES = {
     ),
     "--set of a very long unknown key": Mistake(
         train("--set", f"model.{'e' * 7000}=1"),
-        [f"--set model.{'e' * 194}…: model.{'e' * 194}…: unknown key; known: cell, layers"],
+        [f"--set model.{'e' * 194}…: model.{'e' * 194}…: unknown key; known: cell, embedding_size"],
     ),
     "--precision nonsense": Mistake(
         train("--precision", "fp8"),

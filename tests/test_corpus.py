@@ -16,7 +16,6 @@ from ptb_lm.corpus.batching import (
     evaluation_windows,
     training_columns,
     training_window,
-    training_window_at,
     windows_per_epoch,
 )
 from ptb_lm.corpus.load import Corpus
@@ -127,7 +126,7 @@ def test_training_windows_read_each_column_in_order_and_targets_are_the_next_tok
     ]
     assert windows  # what is just long enough has a window
     for number, window in enumerate(windows):
-        same = training_window_at(columns, torch.tensor(number), unrolled_steps)
+        same = training_window(columns, torch.tensor(number), unrolled_steps)
         for text, again in zip(window, same, strict=True):
             assert text.dtype == again.dtype == torch.int64
             assert text.is_contiguous() and again.is_contiguous()

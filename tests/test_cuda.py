@@ -19,7 +19,7 @@ import pytest
 import torch
 from cli_support import done
 from networks import changed_nll
-from test_graph_steps import figures
+from test_step import figures
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
 
@@ -30,15 +30,15 @@ from ptb_lm.evaluation.cache import Cache
 from ptb_lm.evaluation.dynamic import Dynamic, gradient_mean_squares, rms_paces, sgd_paces
 from ptb_lm.model import cuda_graph, scoring
 from ptb_lm.model.backends import configure_backends
+from ptb_lm.model.cuda_graph import captured
 from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.network import Dropout, LanguageModel
 from ptb_lm.stop import NEVER
 from ptb_lm.training import loop
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.run import Run
-from ptb_lm.training.steps import EagerSteps
+from ptb_lm.training.step import Stepper
 
 __all__ = ["corpus_folder"]
 
@@ -80,7 +80,7 @@ def test_captured_and_eager_steps_give_the_same_numbers_in_float32(
         "cuda", make_config(corpus_folder, model__hidden_size=hidden_size, model__dropout=dropout)
     )
     captured = trained(config, tmp_path / "captured")
-    monkeypatch.setattr(loop, "steps_of", EagerSteps)
+    monkeypatch.setattr(loop, "stepper_of", Stepper)
     eager = trained(config, tmp_path / "eager")
     for ours, theirs in zip(figures(captured), figures(eager), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
@@ -114,7 +114,7 @@ def test_no_step_waits_for_the_device(corpus_folder: Path, tmp_path: Path) -> No
     with open_run(on("cuda", make_config(corpus_folder)), Path(), tmp_path / "run") as run:
         run.network.train()
         run.state.hidden = run.network.zero_state(5)
-        steps = GraphSteps(run)
+        steps = Stepper(run, captured)
         torch.cuda.synchronize()
         with waits_are_errors():
             for _ in range(20):

@@ -329,7 +329,7 @@ def test_the_masks_of_all_shares_are_those_of_the_batch(dropout: Dropout) -> Non
     def masks(share: Share | None, part: torch.Tensor) -> torch.Tensor:
         dropout.share = share
         torch.manual_seed(1)
-        return dropout.draw(part)
+        return dropout.draw(part.shape, part)
 
     whole = masks(None, x)
     parts = [masks(Share(a, b, 5), x[:, a:b]) for a, b in ((0, 2), (2, 3), (3, 5))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import done, done_json, ptb_lm, train_arguments, write_texts
-from networks import layer_of, log_probs_of, objective_of, reference_forward
+from networks import layer_of, log_probs_of, objective_of, reference_forward, sgd_step
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
@@ -27,7 +27,6 @@ from ptb_lm.model.scoring import (
 from ptb_lm.report import summary
 from ptb_lm.report.published import VARIATIONAL
 from ptb_lm.training.checkpoint import load_checkpoint
-from ptb_lm.training.sgd import sgd_step_
 
 V, T, B, H = 19, 12, 30, 16
 RATES = "{ words = 0.1, input = 0.2, between = 0.3, output = 0.4, recurrent = 0.5 }"
@@ -293,7 +292,7 @@ def test_tied_is_one_matrix_whose_gradient_is_the_sum_of_both() -> None:
         objective_of(network, output, words.flip(0)).backward()
     of_both = untied.embedding.weight.grad.to_dense() + untied.softmax.weight.grad
     torch.testing.assert_close(tied.embedding.weight.grad, of_both, rtol=1e-12, atol=1e-13)
-    sgd_step_(tied.parameters(), 0.1)
+    sgd_step(tied.parameters(), 0.1)
     assert tied.softmax.weight is tied.embedding.weight
     torch.testing.assert_close(
         embedding(words, tied.softmax.weight), tied.embedding(words), rtol=0, atol=0
@@ -310,7 +309,7 @@ def test_a_tied_medium_has_one_matrix_less() -> None:
 def test_decay_takes_its_share_after_the_step_whatever_the_rate(weight_decay: float) -> None:
     parameter = torch.nn.Parameter(torch.tensor([4.0, -8.0]))
     parameter.grad = torch.tensor([1.0, 1.0])
-    sgd_step_([parameter], 0.5, weight_decay)
+    sgd_step([parameter], 0.5, weight_decay)
     expected = [3.5 * (1 - weight_decay), -8.5 * (1 - weight_decay)]
     assert parameter.tolist() == pytest.approx(expected)
 
@@ -321,7 +320,7 @@ def test_a_decay_smaller_than_what_float32_tells_from_one_still_acts() -> None:
     parameter = torch.nn.Parameter(torch.rand(100_000) + 0.5)
     before = parameter.detach().double()
     for _ in range(10):
-        sgd_step_([parameter], 0.5, 1e-7)
+        sgd_step([parameter], 0.5, 1e-7)
     lost = 1 - float(parameter.detach().double().sum() / before.sum())
     assert lost == pytest.approx(10 * 1e-7, rel=0.1)
 

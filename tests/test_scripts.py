@@ -20,7 +20,7 @@ from ptb_lm import config
 from ptb_lm.corpus import download, ptb
 from ptb_lm.corpus.synthetic import synthetic_words
 from ptb_lm.evaluation.score_file import load_scores
-from ptb_lm.model import network
+from ptb_lm.model import layers
 from ptb_lm.report.table import BEGIN, END
 from ptb_lm.training import progress
 from ptb_lm.training.checkpoint import load_checkpoint
@@ -193,7 +193,7 @@ def test_the_precision_asked_for_is_that_of_the_evidence(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["reproduce.py", "small", "--precision", "bf16", "--no-table"])
-    monkeypatch.setattr(network, "has_bfloat16_lstm", lambda: False)  # whatever the processor has
+    monkeypatch.setattr(layers, "has_bfloat16_lstm", lambda: False)  # whatever the processor has
     reproduce.reproduce()
     recorded = (checkout / "results" / "small-bf16-seed1" / "config.toml").read_text()
     assert config.load_config(checkout / "results" / "small-bf16-seed1" / "config.toml")

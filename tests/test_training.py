@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import sgd_step
 from numpy_lstm import NumpyLanguageModel
 from torch import nn
 
@@ -16,9 +17,9 @@ from ptb_lm.stop import StopFlag
 from ptb_lm.training.loop import train
 from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run
+from ptb_lm.training.optim import clip_factor, gradient_norm
 from ptb_lm.training.run import Run
 from ptb_lm.training.schedule import learning_rate
-from ptb_lm.training.sgd import clip_factor, gradient_norm, sgd_step_
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -99,8 +100,8 @@ def test_the_clip_is_one_global_norm_over_all_parameters(clip_norm: float, facto
         parameter.grad = gradient.clone()
     norm = gradient_norm(parameters)
     assert norm.item() == pytest.approx(13)
-    assert clip_factor(norm, clip_norm) == pytest.approx(factor)
-    sgd_step_(parameters, 0.5 * clip_factor(norm, clip_norm))
+    assert clip_factor(norm, clip_norm).item() == pytest.approx(factor)
+    sgd_step(parameters, 0.5 * clip_factor(norm, clip_norm).item())
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.data, -0.5 * factor * gradient)
         assert parameter.grad is None

@@ -28,7 +28,7 @@ from ptb_lm.evaluation.trained import load
 from ptb_lm.model.backends import configure_backends
 from ptb_lm.report.evidence import splits_scored
 from ptb_lm.stop import StopFlag, Stopped
-from ptb_lm.training import environment, loop, open_run, run, steps
+from ptb_lm.training import environment, loop, open_run, run, step
 from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run as opened
 from ptb_lm.training.run_folder import RunFolder
@@ -354,9 +354,9 @@ def test_the_clock_of_a_run_runs_through_its_steps_and_validations(
 
         return timed
 
-    monkeypatch.setattr(steps, "training_window", taking(1, steps.training_window))
-    monkeypatch.setattr(steps, "window_objective", taking(2, steps.window_objective))
-    monkeypatch.setattr(steps, "sgd_step_", taking(4, steps.sgd_step_))
+    monkeypatch.setattr(step, "training_window", taking(1, step.training_window))
+    monkeypatch.setattr(step, "window_objective", taking(2, step.window_objective))
+    monkeypatch.setattr(step, "gradient_norm", taking(4, step.gradient_norm))
     monkeypatch.setattr(
         loop, "target_log_probabilities", taking(100, loop.target_log_probabilities)
     )

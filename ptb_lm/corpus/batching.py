@@ -48,20 +48,18 @@ def windows_per_epoch(columns: Tensor, unrolled_steps: int) -> int:
     return (len(columns) - 1) // unrolled_steps
 
 
-def training_window(columns: Tensor, window: int, unrolled_steps: int) -> tuple[Tensor, Tensor]:
+def training_window(
+    columns: Tensor, window: Tensor | int, unrolled_steps: int
+) -> tuple[Tensor, Tensor]:
     """Return inputs and targets of a window, both int64 (T, B).
 
     A target is the next row's input.
+
+    Args:
+        columns: see :func:`training_columns`.
+        window: the index of the window; a tensor, int64 (), may lie on the device.
+        unrolled_steps: T.
     """
-    start = window * unrolled_steps
-    text = widened(columns[start : start + unrolled_steps + 1])  # (T + 1, B)
-    return text[:-1], text[1:]
-
-
-def training_window_at(
-    columns: Tensor, window: Tensor, unrolled_steps: int
-) -> tuple[Tensor, Tensor]:
-    """Return what :func:`training_window` does, for an index that is on the device, int64 ()."""
     rows = window * unrolled_steps + torch.arange(unrolled_steps + 1, device=columns.device)
     text = widened(columns[rows])  # (T + 1, B)
     return text[:-1], text[1:]

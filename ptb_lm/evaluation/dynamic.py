@@ -39,7 +39,7 @@ from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.state import HiddenState, detach
 from ptb_lm.stop import StopFlag
 from ptb_lm.training.progress import with_bar
-from ptb_lm.training.steps import window_objective
+from ptb_lm.training.step import window_objective
 
 STATISTICS_STREAMS = 100
 """Streams that the training text is cut into for MS_g; as many as in the authors' code."""

@@ -43,12 +43,13 @@ def memory_errors_explained(config: Config, assurance: str) -> Iterator[None]:
         del reserve
         if not is_out_of_memory(error):
             raise
-        model, training = config.model, config.training
+        training, (_, *units) = config.training, config.model.sizes
+        widths = ", ".join(f"{size:,}" for size in (units[:1] if len({*units}) == 1 else units))
         raise PtbLmError(
             f"out of memory with T = {training.unrolled_steps} unrolled steps, "
-            f"B = {training.batch_size} streams, {model.sizes_text}; lower "
-            "training.unrolled_steps, training.batch_size or model.hidden_size in a new run, or "
-            f"free memory and repeat the command; {assurance}"
+            f"B = {training.batch_size} streams, H = {widths} hidden units in {len(units)} layers; "
+            "lower training.unrolled_steps, training.batch_size or model.hidden_size in a new run, "
+            f"or free memory and repeat the command; {assurance}"
         ) from error
 
 

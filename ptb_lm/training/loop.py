@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from ptb_lm.model.perplexity import no_perplexity, perplexity
 from ptb_lm.model.scoring import nll_sum, target_log_probabilities
 from ptb_lm.stop import StopFlag, Stopped
-from ptb_lm.training.graph_steps import GraphSteps
 from ptb_lm.training.metrics import Record
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
 from ptb_lm.training.schedule import learning_rate
-from ptb_lm.training.steps import EagerSteps, Steps
+from ptb_lm.training.step import stepper_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
         return
     network.train()
     stop = run.world.shared(stop)
-    steps = steps_of(run)
+    stepper = stepper_of(run)
     with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
             progress.start_epoch()
@@ -47,8 +46,8 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
             if state.windows_done == 0:
                 state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
-                count = min(steps.stride, _steps_to_next_record(run, max_steps))
-                norm = steps.take(count, rate)
+                count = min(stepper.most_steps, _steps_to_next_record(run, max_steps))
+                norm = stepper.take(count, rate)
                 progress.advance(count, rate)
                 if run.step % run.config.run.log_steps == 0:
                     run.record_metrics({**_record(run, rate), "gradient_norm": norm})
@@ -77,12 +76,6 @@ def validation_perplexity(run: Run, stop: StopFlag) -> float:
             f"validation after step {run.step:,}: {no_perplexity(nll, len(scores))}"
         )
     return reached
-
-
-def steps_of(run: Run) -> Steps:
-    """Return the fastest way to make the steps of a run on its device."""
-    eager = run.columns.device.type == "cpu" or run.world.size > 1
-    return EagerSteps(run) if eager else GraphSteps(run)
 
 
 def _steps_to_next_record(run: Run, max_steps: int | None) -> int:

@@ -43,22 +43,18 @@ class TrainingState:
     best_valid_perplexity: float = float("inf")
     last_valid_perplexity: float = float("inf")
 
-    def add_windows(
-        self, count: int, nll_sum: float, targets: int, hidden: HiddenState, seconds: float
-    ) -> None:
-        """Count windows.
+    def add_windows(self, count: int, nll_sum: float, targets: int, seconds: float) -> None:
+        """Count windows, after which :attr:`hidden` is the state.
 
         Args:
             count: how many.
             nll_sum: NLL of their targets, in nats.
             targets: the number of these.
-            hidden: the state after the last of them, cut from its graph.
             seconds: how long they took.
         """
         self.windows_done += count
         self.nll_sum += nll_sum
         self.targets += targets
-        self.hidden = hidden
         self.epoch_seconds += seconds
 
     def finish_epoch(self, valid_perplexity: float, validation_seconds: float) -> None:

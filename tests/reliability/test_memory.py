@@ -39,7 +39,7 @@ from ptb_lm import __main__, stop
 from ptb_lm.evaluation import evaluate, trained
 import ptb_lm.report.summary
 from ptb_lm.model import network
-from ptb_lm.training import loop, open_run, run, steps
+from ptb_lm.training import loop, open_run, run, step
 
 def limit():
     with open("/proc/self/statm") as file:
@@ -51,8 +51,8 @@ module, name = {
     "corpus": (open_run, "load_corpus"),
     "building": (open_run, "new_run"),
     "taking up": (open_run, "_take_up"),
-    "forward": (steps, "training_window"),
-    "backward": (steps, "window_objective"),
+    "forward": (step, "training_window"),
+    "backward": (step, "window_objective"),
     "saving": (run.Run, "save"),
     "validation": (loop, "validation_perplexity"),
     "scoring": (evaluate, "score_text"),

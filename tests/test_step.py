@@ -1,5 +1,5 @@
-"""Steps of a CUDA graph compute what plain ones do. Without a GPU the work itself takes the graph's
-place: all but the replay is the same."""
+"""A captured step computes what an eager one does. Without a GPU the step itself takes the place of
+the graph: everything but the replay is the same."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import changed_nll, objective_of
+from networks import changed_nll, clipped_step, objective_of, sgd_step
 from test_training import corpus_folder, make_config, trained
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,21 +21,13 @@ from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
 from ptb_lm.model.state import detach
-from ptb_lm.training import graph_steps, loop
-from ptb_lm.training.graph_steps import GraphSteps
+from ptb_lm.training import loop
+from ptb_lm.training import step as step_module
 from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run
+from ptb_lm.training.optim import Sgd, clip_factor, gradient_norm
 from ptb_lm.training.run import Run
-from ptb_lm.training.sgd import (
-    add_rows_,
-    clip_factor,
-    clip_factor_on_device,
-    fused_sgd,
-    gradient_norm,
-    merged_rows,
-    sgd_step_,
-)
-from ptb_lm.training.steps import EagerSteps
+from ptb_lm.training.step import Stepper
 
 __all__ = ["corpus_folder"]
 
@@ -53,7 +45,7 @@ def uncaptured(work: Callable[[], Result]) -> Callable[[], Result]:
 
 @pytest.fixture
 def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, uncaptured))
+    monkeypatch.setattr(loop, "stepper_of", lambda run: Stepper(run, uncaptured))
 
 
 def by_layer(padded: LanguageModel) -> list[tuple[Tensor, tuple[int, ...]]]:
@@ -82,9 +74,7 @@ def test_padded_units_stay_zero_and_change_nothing_in_float64() -> None:
             states[which] = output.state
             objective = objective_of(network, output, targets)
             objective.backward()
-            norm = gradient_norm(network.parameters())
-            sgd_step_(network.parameters(), clip_factor(norm, 2.0))
-            values.append((objective.item(), norm.item()))
+            values.append((objective.item(), clipped_step(list(network.parameters()), 2.0)))
         assert values[0] == pytest.approx(values[1], rel=1e-12)
     for h, c in detach(states[1]):
         assert not h[:, H:].any()
@@ -106,27 +96,28 @@ def test_padded_units_stay_zero_and_change_nothing_in_float64() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_the_fused_clip_is_pytorchs_clip(scale: float) -> None:
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_clipped_step_is_pytorchs(scale: float, weight_decay: float) -> None:
     torch.manual_seed(2)
     ours = [torch.nn.Parameter(torch.rand(shape)) for shape in ((5, 3), (7,), (2, 2))]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    rate, without_update = torch.zeros(()), torch.zeros(())
-    sgd = fused_sgd(ours, rate, without_update)
+    sgd, rate = Sgd(ours, weight_decay), torch.tensor(0.7, dtype=torch.float64)
     other = torch.optim.SGD(theirs, lr=0.7)
     for our, their in zip(ours, theirs, strict=True):
         our.grad = torch.randn(our.shape) * scale
         their.grad = our.grad.clone()
     torch.nn.utils.clip_grad_norm_(theirs, 5.0)
     other.step()
-    rate.copy_(0.7 * clip_factor_on_device(gradient_norm(ours), 5.0))
-    sgd.step()
+    with torch.no_grad():
+        for their in theirs:
+            their.mul_(1 - weight_decay)
+    sgd.step(rate, clip_factor(gradient_norm(ours), 5.0), torch.zeros(()))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
-    without_update.fill_(1)
     kept = [p.detach().clone() for p in ours]
     for our in ours:
         our.grad = torch.full_like(our, math.nan)
-    sgd.step()
+    sgd.step(rate, clip_factor(gradient_norm(ours), 5.0), torch.ones(()))
     assert all(torch.equal(our, old) for our, old in zip(ours, kept, strict=True))
 
 
@@ -135,30 +126,30 @@ def test_rows_merged_without_a_wait_are_pytorchs_coalesced_ones() -> None:
     words = torch.tensor([[7, 2, 7, 0], [2, 7, 7, 5], [9, 0, 2, 7]])
     factors = torch.randn(3, 4, 6, dtype=torch.float64)
     weights, norms = [], []
-    rate, without_update = torch.full((), 0.5), torch.zeros(())
-    for merge in (True, False):
+    for sparse in (True, False):
         torch.manual_seed(4)
-        embedding = torch.nn.Embedding(11, 6, sparse=True, dtype=torch.float64)
+        embedding = torch.nn.Embedding(11, 6, sparse=sparse, dtype=torch.float64)
         (weight,) = embedding.parameters()
         (embedding(words) * factors).sum().backward()
-        if merge:
-            weight.grad = merged_rows(weight.grad)
+        if sparse:
+            coalesced = weight.grad.coalesce().to_dense()
         norms.append(gradient_norm([weight]).item())
-        add_rows_(weight, rate, without_update) if merge else sgd_step_([weight], 0.5)
+        torch.testing.assert_close(weight.grad.to_dense(), coalesced)
+        sgd_step([weight], 0.5, 0.1)
         weights.append(weight)
     assert norms[0] == pytest.approx(norms[1], rel=1e-14)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-14, atol=1e-14)
 
     kept = weight.detach().clone()
     not_a_number = torch.full((1, 6), math.nan, dtype=torch.float64)
-    size, checked = (11, 6), {"check_invariants": True}
-    weight.grad = merged_rows(torch.sparse_coo_tensor([[3]], not_a_number, size, **checked))
-    add_rows_(weight, rate, without_update.fill_(1))
+    weight.grad = torch.sparse_coo_tensor([[3]], not_a_number, (11, 6), check_invariants=True)
+    assert gradient_norm([weight]).isnan()
+    sgd_step([weight], 0.5, 0.1, skip=1.0)
     assert torch.equal(weight, kept)
 
 
 def test_a_gradient_of_zero_has_a_factor_of_one() -> None:
-    assert clip_factor_on_device(torch.zeros(()), 5.0) == 1 == clip_factor(torch.zeros(()), 5.0)
+    assert clip_factor(torch.zeros(()), 5.0) == 1
 
 
 def figures(run: Run) -> list[dict[str, float]]:
@@ -183,7 +174,7 @@ def figures(run: Run) -> list[dict[str, float]]:
     ids=str,
 )
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-3])
-def test_graph_steps_train_as_plain_ones_do(
+def test_captured_steps_train_as_eager_ones_do(
     corpus_folder: Path,
     tmp_path: Path,
     changes: dict[str, object],
@@ -196,7 +187,7 @@ def test_graph_steps_train_as_plain_ones_do(
         corpus_folder, training__weight_decay=weight_decay, run__log_steps=4, **model
     )
     plain = trained(config, tmp_path / "plain")
-    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, uncaptured))
+    monkeypatch.setattr(loop, "stepper_of", lambda run: Stepper(run, uncaptured))
     captured = trained(config, tmp_path / "captured")
     for ours, theirs in zip(figures(captured), figures(plain), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
@@ -210,13 +201,13 @@ def test_nobody_looks_at_a_captured_run_between_two_lines_of_metrics(
 ) -> None:
     """9 windows an epoch, a line each 5 steps: strides end at lines, epochs and the last step."""
     strides = []
-    take = GraphSteps.take
+    take = Stepper.take
 
-    def counted(self: GraphSteps, count: int, rate: float) -> float:
+    def counted(self: Stepper, count: int, rate: float) -> float:
         strides.append(count)
         return take(self, count, rate)
 
-    monkeypatch.setattr(GraphSteps, "take", counted)
+    monkeypatch.setattr(Stepper, "take", counted)
     trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)
     assert strides == [5, 4, 1, 5, 2]
 
@@ -286,7 +277,7 @@ def test_a_capture_that_fails_midway_leaves_no_gradient_behind(
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
         with monkeypatch.context() as patch:
-            patch.setattr(graph_steps, "gradient_norm", fail)
+            patch.setattr(step_module, "gradient_norm", fail)
             with pytest.raises(RuntimeError):
                 work()
         torch.set_rng_state(state)
@@ -294,7 +285,7 @@ def test_a_capture_that_fails_midway_leaves_no_gradient_behind(
 
     config = make_config(corpus_folder, training__epochs=1)
     plain = trained(config, tmp_path / "plain")
-    monkeypatch.setattr(loop, "steps_of", lambda run: GraphSteps(run, fails_after_backward))
+    monkeypatch.setattr(loop, "stepper_of", lambda run: Stepper(run, fails_after_backward))
     captured = trained(config, tmp_path / "captured")
     for name, value in captured.network.state_dict().items():
         torch.testing.assert_close(value, plain.network.state_dict()[name], rtol=1e-4, atol=1e-5)
@@ -373,17 +364,15 @@ READ_BACK = {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "_co
 """Operations whose result, or its shape, the host has to wait for."""
 
 
-def test_a_captured_step_reads_nothing_back_and_a_plain_one_does(
-    corpus_folder: Path, tmp_path: Path
-) -> None:
+def test_a_step_reads_nothing_back(corpus_folder: Path, tmp_path: Path) -> None:
     with open_run(make_config(corpus_folder), Path(), tmp_path / "run") as run:
         run.network.train()
         run.state.hidden = run.network.zero_state(5)
-        captured = GraphSteps(run, uncaptured)
-        with Operations() as of_captured:
-            captured.replay()
-        with Operations() as of_plain:
-            EagerSteps(run).take(1, 1.0)
-    assert "index" in of_captured.names  # the window, by an index on the device
-    assert not of_captured.names & READ_BACK
-    assert of_plain.names & READ_BACK == {"_local_scalar_dense", "_coalesce"}
+        stepper = Stepper(run, uncaptured)
+        with Operations() as of_a_step:
+            stepper.replay()
+        with Operations() as of_a_read:
+            float(stepper.nll_sum)
+    assert "index" in of_a_step.names  # the window, by an index on the device
+    assert not of_a_step.names & READ_BACK
+    assert of_a_read.names & READ_BACK == {"_local_scalar_dense"}
