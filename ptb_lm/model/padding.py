@@ -64,5 +64,8 @@ def _by_unit(network: LanguageModel) -> Iterator[Tensor]:
 
 def _copy_corner_(target: Tensor, source: Tensor) -> None:
     """Copy what two tensors share, from index 0 in each dimension."""
+    if target.shape == source.shape:
+        target.copy_(source)
+        return
     corner = tuple(slice(min(pair)) for pair in zip(target.shape, source.shape, strict=True))
     target[corner].copy_(source[corner])

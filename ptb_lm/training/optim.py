@@ -47,7 +47,7 @@ def merged_rows(gradient: Tensor) -> Tensor:
     """Merge the rows of words that occur several times in a window.
 
     ``coalesce`` does the same, but waits for the device, to learn the number of different words.
-    Here the first row of a word takes the sum of all, and its other rows become zero.
+    Here one row of a word takes the sum of all, and its other rows become zero.
 
     Args:
         gradient: sparse, (V, H), with a row for each of the N occurrences.
@@ -57,9 +57,9 @@ def merged_rows(gradient: Tensor) -> Tensor:
     """
     (words,), rows = gradient._indices(), gradient._values()  # (N,), (N, H)
     occurrences = torch.arange(len(words), device=words.device)
-    first = words.new_full((gradient.shape[0],), len(words))  # (V,)
-    first.scatter_reduce_(0, words, occurrences, "amin")
-    merged = torch.zeros_like(rows).index_add_(0, first[words], rows)
+    place = torch.empty(gradient.shape[0], dtype=torch.int64, device=words.device)  # (V,)
+    place.scatter_(0, words, occurrences)  # of a word's occurrences any one
+    merged = torch.zeros_like(rows).index_add_(0, place[words], rows)
     # Everything that makes a gradient coalesced is done, except the order of its rows.
     return torch.sparse_coo_tensor(
         words[None], merged, gradient.shape, is_coalesced=True, check_invariants=False
@@ -104,7 +104,7 @@ class Sgd:
                 continue
             if gradient.is_sparse:
                 steps = gradient._values() * -step_size.to(gradient.dtype)
-                steps = torch.where(skip.bool(), torch.zeros_like(steps), steps)
+                steps = torch.where(skip.bool(), steps.new_zeros(()), steps)
                 parameter.index_add_(0, gradient._indices()[0], steps)
             else:
                 dense.append(parameter)

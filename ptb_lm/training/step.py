@@ -44,6 +44,7 @@ class Stepper:
         most_steps: the most steps of a call of :meth:`take`; between calls the loop records, saves
             and checks for a stop.
         network: the run's, or on a GPU a copy of it with padded widths.
+        is_copied: whether it is a copy, with a copy of the state.
         hidden: the state before the next window.
         window: the index of the next window, int64 ().
         rate: the learning rate, float64 ().
@@ -60,8 +61,9 @@ class Stepper:
             run: the run.
             capture: how the step is captured; None runs it eagerly.
         """
-        self.run, self.most_steps = run, 1 if capture is None else 200
-        self.network = run.network if capture is None else padded_copy(run.network, WIDTH_MULTIPLE)
+        self.run, self.is_copied = run, capture is not None
+        self.most_steps = 200 if self.is_copied else 1
+        self.network = padded_copy(run.network, WIDTH_MULTIPLE) if self.is_copied else run.network
         training, device = run.config.training, run.columns.device
         self.optimizer = Sgd(self.network.parameters(), training.weight_decay)
         self.hidden = self.network.zero_state(run.share.streams)
@@ -95,21 +97,24 @@ class Stepper:
             self.replay()
         # The only read-back: it waits for the device.
         nll_sum, window, objective, norm = torch.cat([self.nll_sum[None], self.latest]).tolist()
-        if self.network is not run.network:
+        if self.is_copied:
             copy_weights_(run.network, self.network)
         if not math.isfinite(objective + norm):
             step = state.epochs_done * run.windows + int(window) + 1
             raise non_finite_error(run, step, rate, objective, norm)
-        copy_state_(state.hidden, self.hidden)
+        if self.is_copied:
+            copy_state_(state.hidden, self.hidden)
         targets = count * training.unrolled_steps * training.batch_size
         state.add_windows(count, nll_sum, targets, time.perf_counter() - began)
         return float(norm)
 
     def _load(self, rate: float) -> None:
         """Put what the steps begin from into their tensors."""
-        if self.network is not self.run.network:
+        if self.is_copied:
             copy_weights_(self.network, self.run.network)
-        copy_state_(self.hidden, self.run.state.hidden)
+            copy_state_(self.hidden, self.run.state.hidden)
+        else:
+            self.hidden = self.run.state.hidden
         self.window.fill_(self.run.state.windows_done)
         self.rate.fill_(rate)
         self.nll_sum.zero_()
