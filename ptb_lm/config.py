@@ -1,7 +1,8 @@
 """What a run is (model, training) and how it is made (run): complete, frozen, checked.
 
-A preset is a TOML file with the sections ``[model]`` and ``[training]``. A run folder's
-``config.toml`` has a third, ``[run]``, so that ``--config runs/x/config.toml`` repeats a run.
+A preset is a TOML file with the sections ``[model]``, ``[training]``, ``[optimizer]`` and
+``[schedule]``. A run folder's ``config.toml`` has also ``[run]``, so that
+``--config runs/x/config.toml`` repeats a run.
 No key has a default outside this file.
 """
 
@@ -223,8 +224,11 @@ PLACES = {
 """Where dropout acts, by ``model.dropout_on``."""
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingConfig(Section):
-    """The optimisation (paper, section 4.1)."""
+    """How the training text is read (paper, section 4.1)."""
 
     batch_size: PositiveInt
     """B: the number of streams (columns) that the corpus is cut into."""
@@ -232,32 +236,109 @@ class TrainingConfig(Section):
     """T: the steps of truncated backpropagation through time."""
     epochs: PositiveInt
     """How often the training text is read."""
+
+
+class SgdConfig(Section):
+    """Plain SGD (paper, section 4.1)."""
+
+    kind: Literal["sgd"]
     learning_rate: PositiveFloat
-    """The rate of the first ``constant_epochs`` epochs."""
+    """The learning rate that the schedule begins from. The objective is a sum over the T steps."""
+    clip_norm: PositiveFloat
+    """The greatest global norm of the gradient of the objective."""
+    weight_decay: Share = 0.0
+    """The share of every parameter that is taken from it after each step, whatever the rate."""
+
+
+class AdamConfig(Section):
+    """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101)."""
+
+    kind: Literal["adam", "adamw"]
+    learning_rate: PositiveFloat
+    """The greatest learning rate of the schedule."""
+    clip_norm: PositiveFloat
+    """The greatest global norm of the gradient of the objective."""
+    weight_decay: Share = 0.0
+    """``adam``: the factor of the parameters in the gradient. ``adamw``: the share of every
+    parameter, times the rate, that is taken from it at each step."""
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """The decay rates of the two moments of the gradient."""
+    epsilon: PositiveFloat = 1e-8
+    """What is added to the root of the second moment."""
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamConfig, Discriminator("kind")]
+
+
+class ConstantThenDecayConfig(Section):
+    """The paper's schedule: constant, then divided by the same number at each epoch."""
+
+    kind: Literal["constant-then-decay"]
     constant_epochs: Annotated[int, Field(ge=0, lt=2**31)]
     """How many epochs the rate stays as it is before it decays."""
     decay: PositiveFloat
     """What the rate is divided by at each epoch after ``constant_epochs``."""
-    clip_norm: PositiveFloat
-    """The greatest global norm of the gradient of the objective."""
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The share of every parameter that is taken from it after each step, whatever the rate."""
 
-    @field_validator("decay")
-    @classmethod
-    def _rates_stay_numbers(cls, decay: float, others: ValidationInfo) -> float:
-        """Refuse a schedule that leaves the range of floats in some epoch yet to come."""
-        keys = ("epochs", "learning_rate", "constant_epochs")
-        if any(key not in others.data for key in keys):
-            return decay  # one of them is refused itself
-        epochs, rate, constant_epochs = (others.data[key] for key in keys)
-        try:
-            last = rate * decay ** -max(0, epochs - constant_epochs)
-        except OverflowError:
-            last = math.inf
-        if last > FLOAT32_MAX:
-            raise ValueError(f"one that leaves the rate of epoch {epochs:,} within float32")
-        return decay
+
+class ConstantConfig(Section):
+    """The same rate throughout."""
+
+    kind: Literal["constant"]
+
+
+class LinearToZeroConfig(Section):
+    """Constant, then a straight line to 0 at the end of the training."""
+
+    kind: Literal["linear-to-zero"]
+    constant_epochs: Annotated[float, Field(ge=0, lt=2**31)] = 0.0
+    """How many epochs the rate stays as it is."""
+
+
+class CosineConfig(Section):
+    """A straight line up, then half a cosine down (arXiv 1608.03983, without restarts)."""
+
+    kind: Literal["cosine"]
+    warmup_epochs: Annotated[float, Field(ge=0, lt=2**31)] = 0.0
+    """How many epochs the rate grows from 0."""
+    final_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the rate that is left at the end."""
+
+
+class OneCycleConfig(Section):
+    """A straight line up, one down of the same length, then one to 0 (arXiv 1708.07120)."""
+
+    kind: Literal["one-cycle"]
+    initial_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The share of the rate that the cycle begins and ends with."""
+    final_phase: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of the training in which the rate falls to 0 after the cycle."""
+
+
+ScheduleConfig = Annotated[
+    ConstantThenDecayConfig | ConstantConfig | LinearToZeroConfig | CosineConfig | OneCycleConfig,
+    Discriminator("kind"),
+]
+
+KINDS: dict[str, dict[str, type[Section]]] = {
+    "optimizer": {"sgd": SgdConfig, "adam": AdamConfig, "adamw": AdamConfig},
+    "schedule": {
+        "constant-then-decay": ConstantThenDecayConfig,
+        "constant": ConstantConfig,
+        "linear-to-zero": LinearToZeroConfig,
+        "cosine": CosineConfig,
+        "one-cycle": OneCycleConfig,
+    },
+}
+"""The sections that have a ``kind``, with the keys of each kind; the first is the default."""
+
+FORMER_KEYS = {
+    ("training", "learning_rate"): ("optimizer", "learning_rate"),
+    ("training", "clip_norm"): ("optimizer", "clip_norm"),
+    ("training", "weight_decay"): ("optimizer", "weight_decay"),
+    ("training", "constant_epochs"): ("schedule", "constant_epochs"),
+    ("training", "decay"): ("schedule", "decay"),
+}
+"""Where keys of former versions stand now; both are read."""
 
 
 class RunOptions(Section):
@@ -290,7 +371,30 @@ class Config(Section):
 
     model: ModelConfig
     training: TrainingConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
     run: RunOptions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_former_versions(cls, table: object) -> object:
+        return migrated(table) if isinstance(table, dict) else table
+
+    @model_validator(mode="after")
+    def _rates_stay_numbers(self) -> "Config":
+        """Refuse a schedule that leaves the range of floats in some epoch yet to come."""
+        if isinstance(self.schedule, ConstantThenDecayConfig):
+            epochs, rate = self.training.epochs, self.optimizer.learning_rate
+            try:
+                last = rate * self.schedule.decay ** -max(0, epochs - self.schedule.constant_epochs)
+            except OverflowError:
+                last = math.inf
+            if last > FLOAT32_MAX:
+                raise ValueError(
+                    "schedule.decay: expected one that leaves the rate of epoch "
+                    f"{epochs:,} within float32, got {self.schedule.decay!r}"
+                )
+        return self
 
     def with_options(self, **options: object) -> "Config":
         """Return it with other options of ``[run]``."""
@@ -343,6 +447,10 @@ def resolve(
             assignment contradicts an option. Of two assignments to a key the last counts.
     """
     table, name, origin = _read(name_or_file)
+    try:
+        table = migrated(table)
+    except ValueError as error:
+        raise InputError(f"{origin}: {error}") from None
     table.setdefault("run", {}).setdefault("config", name)
     _expand_home(table["run"])
     given = {("run", key): _recorded(("run", key), value) for key, value in (options or {}).items()}
@@ -350,6 +458,7 @@ def resolve(
     changes = given.copy()
     for assignment in assignments or []:
         path, value = _parse_assignment(assignment)
+        path = FORMER_KEYS.get(path, path)
         value, origin_of_value = _recorded(path, value), f"--set {_cut(assignment)}"
         if path not in given:
             origins[path] = origin_of_value
@@ -359,6 +468,11 @@ def resolve(
                 "leave one of them out"
             )
         changes[path] = value
+    for section, kinds in KINDS.items():
+        kind = changes.get((section, "kind"))
+        if isinstance(kind, str) and kind in kinds and isinstance(table.get(section), dict):
+            keys = kinds[kind].model_fields
+            table[section] = {key: table[section][key] for key in table[section] if key in keys}
     sizes = changes.get(("model", "hidden_sizes"))
     if isinstance(sizes, list) and sizes:  # in place of what the file says
         for key in ("layers", "hidden_size"):
@@ -442,15 +556,44 @@ def to_toml(config: BaseModel) -> str:
 
 
 class Recipe(Section):
-    """What a run is, without how it is made: the two sections of a preset."""
+    """What a run is, without how it is made: the sections of a preset."""
 
     model: ModelConfig
     training: TrainingConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
 
 
 def recipe_of(config: Config) -> Recipe:
     """Return the part of a config that a preset holds."""
-    return Recipe(model=config.model, training=config.training)
+    return Recipe(**{name: getattr(config, name) for name in Recipe.model_fields})
+
+
+def migrated(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a config with the keys of former versions where they stand now.
+
+    Raises:
+        ValueError: a key stands in both places.
+    """
+    sections = {
+        name: dict(values) if isinstance(values, Mapping) else values
+        for name, values in table.items()
+    }
+    for (section, key), (new_section, new_key) in FORMER_KEYS.items():
+        former = sections.get(section)
+        if not isinstance(former, dict) or key not in former:
+            continue
+        present = sections.setdefault(new_section, {})
+        if not isinstance(present, dict):
+            continue
+        if new_key in present:
+            raise ValueError(f"{section}.{key}: is {new_section}.{new_key} now; leave one out")
+        present[new_key] = former.pop(key)
+    for name, kinds in KINDS.items():
+        values = sections.setdefault(name, {})
+        if isinstance(values, dict):
+            sections[name] = {"kind": next(iter(kinds)), **values}
+    return sections
 
 
 def _read(name_or_file: str) -> tuple[dict[str, Any], str, str]:
@@ -511,15 +654,23 @@ def _describe(
     """Turn pydantic's first complaint into one line of ours; a typo is what misses its key."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     location = tuple(str(part) for part in first["loc"])
+    if not location:
+        message = first["msg"].removeprefix("Value error, ")
+        given = [origins[path] for path in origins if message.startswith(f"{'.'.join(path)}:")]
+        return f"{given[0] if given else file_origin}: {message}"
+    # Which of several kinds it was taken for is no part of the key.
+    taken_for: type[Section] | None = None
     if location[:2] == ("model", "dropout"):
-        # Which of the two kinds it was taken for stands third, and is no part of the key.
         location = location[:2] + location[3:]
+    elif location[0] in KINDS and len(location) > 1:
+        taken_for = KINDS[location[0]].get(location[1])
+        location = location[:1] + location[2:]
     key = _cut(".".join(location))
     # Of a whole section: the assignment that may have brought it in.
     given = [origins[path] for path in origins if location[:2] == path or location == path[:1]]
     origin = given[0] if given else file_origin
     if first["type"] == "extra_forbidden":
-        known = _known_names(kind, location)
+        known = _known_names(kind, location) if taken_for is None else [*taken_for.model_fields]
         hint = _did_you_mean(location[-1], known)
         if location[-1].startswith("dropout."):
             hint = "; a table is set as a whole: --set 'model.dropout={ words = 0.2, … }'"
@@ -528,6 +679,10 @@ def _describe(
         if location[0] not in Config.model_fields:
             return f"{origin}: {key}: missing"
         return f"{origin}: {key}: missing; a config is complete: see `ptb-lm config show small`"
+    if first["type"].startswith("union_tag"):  # in a section that has a kind
+        kinds = " or ".join(repr(name) for name in KINDS[key])
+        given_kind = first["input"].get("kind") if isinstance(first["input"], dict) else None
+        return f"{origin}: {key}.kind: expected {kinds}, got {_shown(given_kind)}"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     wanted = wanted.removeprefix("String should have ").removeprefix("Value error, ")
     wanted = wanted.removeprefix("List should have ")
@@ -552,6 +707,9 @@ def _known_names(kind: type[Config], location: tuple[str, ...]) -> list[str]:
         return list(kind.model_fields)
     if location[:2] == ("model", "dropout"):
         return list(DropoutRates.model_fields)
+    if location[0] in KINDS:
+        kinds = KINDS[location[0]].values()
+        return list(dict.fromkeys(key for kind in kinds for key in kind.model_fields))
     section = Config.model_fields[location[0]].annotation
     assert isinstance(section, type) and issubclass(section, Section)
     return list(section.model_fields)

@@ -242,7 +242,10 @@ MISTAKES = {
     ),
     "unknown section in a file": Mistake(
         ["config", "show", "mine.toml"],
-        ["mine.toml: optimiser: unknown key", "known: model, training, run"],
+        [
+            "mine.toml: optimiser: unknown key; did you mean 'optimizer'?",
+            "known: model, training",
+        ],
         lambda: config_file("[training]", "[optimiser]\nrate = 1\n\n[training]"),
     ),
     "key outside a section in a file": Mistake(
@@ -266,7 +269,7 @@ MISTAKES = {
     ),
     "missing key in a file": Mistake(
         ["config", "show", "mine.toml"],
-        ["mine.toml: training.decay: missing", "`ptb-lm config show small`"],
+        ["mine.toml: schedule.decay: missing", "`ptb-lm config show small`"],
         lambda: config_file("decay = 2.0\n"),
     ),
     "missing section in a file": Mistake(
@@ -640,7 +643,7 @@ MISTAKES = {
         resume(model__hidden_size=9, training__decay=3.0),
         [
             f"{LAST}: the run there was made otherwise",
-            "model.hidden_size was 8, asked for 9; training.decay was 2.0, asked for 3.0",
+            "model.hidden_size was 8, asked for 9; schedule.decay was 2.0, asked for 3.0",
             "resume it with its own config.toml",
         ],
     ),

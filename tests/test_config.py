@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ptb_lm.config import (
+    FORMER_KEYS,
+    AdamConfig,
     Config,
+    ConstantThenDecayConfig,
+    CosineConfig,
     DropoutRates,
     ModelConfig,
+    Recipe,
     RunOptions,
+    SgdConfig,
     TrainingConfig,
     load_config,
     preset_headline,
@@ -61,11 +67,17 @@ def test_a_preset_has_the_papers_values(
             "batch_size": 20,
             "unrolled_steps": T,
             "epochs": epochs,
+        },
+        "optimizer": {
+            "kind": "sgd",
             "learning_rate": lr,
-            "constant_epochs": constant,
-            "decay": decay,
             "clip_norm": clip,
             "weight_decay": 0.0,
+        },
+        "schedule": {
+            "kind": "constant-then-decay",
+            "constant_epochs": constant,
+            "decay": decay,
         },
     }
 
@@ -89,7 +101,7 @@ def test_a_variational_preset_is_medium_but_for_its_dropout_and_weight_decay(
         "dropout_on": "variational",
         "masks_per_gate": masks_per_gate,
     }
-    medium["training"] |= {"weight_decay": 1e-7}
+    medium["optimizer"] |= {"weight_decay": 1e-7}
     assert ours == medium
 
 
@@ -121,7 +133,7 @@ def test_a_preset_written_as_toml_resolves_to_itself(name: str, tmp_path: Path) 
     assert load_config(complete) == config
     assert recipe_of(resolve(str(recipe))) == recipe_of(config)
     assert resolve(str(recipe)).run.config == "mine"
-    assert set(tomllib.loads(recipe.read_text())) == {"model", "training"}
+    assert set(tomllib.loads(recipe.read_text())) == {*Recipe.model_fields}
 
 
 positive = st.floats(min_value=0, exclude_min=True, max_value=3.4e38)
@@ -156,16 +168,34 @@ def models(layers: int) -> st.SearchStrategy[ModelConfig]:
 
 @given(
     model=st.integers(1, 100).flatmap(models),
-    training=st.builds(
-        TrainingConfig,
-        batch_size=count,
-        unrolled_steps=count,
-        epochs=count,
+    training=st.builds(TrainingConfig, batch_size=count, unrolled_steps=count, epochs=count),
+    optimizer=st.builds(
+        SgdConfig,
+        kind=st.just("sgd"),
         learning_rate=positive,
-        constant_epochs=st.integers(0, 10**6),
-        decay=st.floats(min_value=1, max_value=3.4e38),
         clip_norm=positive,
         weight_decay=probability,
+    )
+    | st.builds(
+        AdamConfig,
+        kind=st.sampled_from(["adam", "adamw"]),
+        learning_rate=positive,
+        clip_norm=positive,
+        weight_decay=probability,
+        betas=st.lists(probability, min_size=2, max_size=2),
+        epsilon=positive,
+    ),
+    schedule=st.builds(
+        ConstantThenDecayConfig,
+        kind=st.just("constant-then-decay"),
+        constant_epochs=st.integers(0, 10**6),
+        decay=st.floats(min_value=1, max_value=3.4e38),
+    )
+    | st.builds(
+        CosineConfig,
+        kind=st.just("cosine"),
+        warmup_epochs=st.floats(0, 10**6),
+        final_share=probability,
     ),
     run=st.builds(
         RunOptions,
@@ -179,10 +209,12 @@ def models(layers: int) -> st.SearchStrategy[ModelConfig]:
 def test_any_config_survives_its_file(
     model: ModelConfig,
     training: TrainingConfig,
+    optimizer: SgdConfig | AdamConfig,
+    schedule: ConstantThenDecayConfig | CosineConfig,
     run: RunOptions,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    config = Config(model=model, training=training, run=run)
+    config = Config(model=model, training=training, optimizer=optimizer, schedule=schedule, run=run)
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(to_toml(config).encode())
     assert load_config(path) == config
@@ -197,7 +229,8 @@ def test_any_config_survives_its_file(
     ],
 )
 def test_a_rate_that_grows_beyond_all_numbers_is_refused(changes: list[str], epoch: str) -> None:
-    with pytest.raises(InputError, match=f"training.decay: .* epoch {epoch} within float32"):
+    complaint = f"^--set training.decay=.*: schedule.decay: .* epoch {epoch} within float32"
+    with pytest.raises(InputError, match=complaint):
         resolve("small", changes)
 
 
@@ -221,9 +254,10 @@ def test_a_folder_of_any_name_survives_the_file(name: str, tmp_path: Path) -> No
     ("assignment", "section", "key", "value"),
     [
         ("training.epochs=7", "training", "epochs", 7),
-        ("training.learning_rate=0.25", "training", "learning_rate", 0.25),
-        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),
-        (" training.decay = 3 ", "training", "decay", 3.0),
+        ("training.learning_rate=0.25", "optimizer", "learning_rate", 0.25),
+        ("optimizer.learning_rate=1e-3", "optimizer", "learning_rate", 0.001),
+        (" training.decay = 3 ", "schedule", "decay", 3.0),
+        ("schedule.constant_epochs=3", "schedule", "constant_epochs", 3),
         ("run.data=my-texts", "run", "data", "my-texts"),
         ('run.data="my = texts"', "run", "data", "my = texts"),
         ("run.data=a=b", "run", "data", "a=b"),
@@ -310,7 +344,8 @@ def test_a_config_is_frozen() -> None:
     ],
 )
 def test_a_value_of_another_type_or_range_is_refused(assignment: str, expected: str) -> None:
-    key = assignment.partition("=")[0]
+    section, _, name = assignment.partition("=")[0].partition(".")
+    key = ".".join(FORMER_KEYS.get((section, name), (section, name)))
     with pytest.raises(InputError) as error:
         resolve("small", [assignment])
     assert str(error.value).startswith(f"--set {assignment}: {key}: ")

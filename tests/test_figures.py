@@ -177,7 +177,13 @@ def test_epoch_line_fits(
 
 def test_warning_says_what_to_change(caplog: pytest.LogCaptureFixture) -> None:
     _, warning = epoch_lines(caplog, 3e15, 2e15, rate=20.0)
-    for part in ("validation", "10,000 words", "training.learning_rate", "20 / 35 = 0.571", "8.75"):
+    for part in (
+        "validation",
+        "10,000 words",
+        "optimizer.learning_rate",
+        "20 / 35 = 0.571",
+        "8.75",
+    ):
         assert part in warning
     assert "\n" not in warning
 
@@ -187,8 +193,8 @@ def test_warning_says_what_to_change(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_advice_is_plausible(rate: float, clip_norm: float, names_clip: bool) -> None:
     sets = [f"training.learning_rate={rate}", f"training.clip_norm={clip_norm}"]
-    advice = rate_advice(resolve("small", sets).training)
-    assert ("training.clip_norm, now 1e+09" in advice) == names_clip
+    advice = rate_advice(resolve("small", sets))
+    assert ("optimizer.clip_norm, now 1e+09" in advice) == names_clip
     assert "0.25" not in advice
 
 
@@ -206,14 +212,14 @@ def test_warning_comes_within_the_epoch(workplace: Path) -> None:
     """And once, however long the training stays bad."""
     arguments = train_arguments("runs/bad", training__learning_rate=20, training__epochs=4)
     errors = ptb_lm(*arguments).err.splitlines()
-    (place,) = [at for at, line in enumerate(errors) if "training.learning_rate" in line]
+    (place,) = [at for at, line in enumerate(errors) if "optimizer.learning_rate" in line]
     (first, *_) = [at for at, line in enumerate(errors) if line.startswith("epoch 1/4")]
     assert place < first
     assert not any(MANY_DIGITS.search(line) or len(line) > 80 for line in errors[first:])
 
 
 def test_usual_rate_gives_no_warning(workplace: Path) -> None:
-    assert "training.learning_rate" not in done(*train_arguments("runs/b")).err
+    assert "optimizer.learning_rate" not in done(*train_arguments("runs/b")).err
 
 
 # Models that give no figure
@@ -266,7 +272,7 @@ def test_bad_model_gives_no_figure(workplace: Path, spoil: Spoil) -> None:
     for command in FIGURE_COMMANDS:
         line = only_error(*command)
         assert line.startswith("error: bad.pt: ")
-        assert "lower training.learning_rate" in line
+        assert "lower optimizer.learning_rate" in line
     assert contents(workplace) == before
 
 

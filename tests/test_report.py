@@ -339,7 +339,7 @@ def test_runs_of_a_sweep_are_told_apart_by_what_was_changed() -> None:
     assert names == {
         "small, hidden_size=16, tied=true": "small-hidden_size-16-tied-true",
         "small, hidden_size=32, tied=true": "small-hidden_size-32-tied-true",
-        "small, layers=1, epochs=3, decay=3.0, …": "small-layers-1-epochs-3-decay-3-0",
+        "small, layers=1, epochs=3, clip_norm=9.0, …": "small-layers-1-epochs-3-clip_norm-9-0",
     }
 
 

@@ -203,9 +203,9 @@ def test_nobody_looks_at_a_captured_run_between_two_lines_of_metrics(
     strides = []
     take = Stepper.take
 
-    def counted(self: Stepper, count: int, rate: float) -> float:
-        strides.append(count)
-        return take(self, count, rate)
+    def counted(self: Stepper, rates: list[float]) -> float:
+        strides.append(len(rates))
+        return take(self, rates)
 
     monkeypatch.setattr(Stepper, "take", counted)
     trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)

@@ -1,6 +1,7 @@
 """The trainer: schedule, clip, a second implementation beside it, golden losses, resumption."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.open_run import open_run
 from ptb_lm.training.optim import clip_factor, gradient_norm
 from ptb_lm.training.run import Run
-from ptb_lm.training.schedule import learning_rate
+from ptb_lm.training.schedule import Moment, learning_rate
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 
@@ -83,13 +84,16 @@ def in_float64(run: Run) -> None:
 def test_the_learning_rate_of_each_preset_is_the_papers(
     preset: str, rates: dict[int, float]
 ) -> None:
-    training = resolve(preset).training
+    config = resolve(preset)
     for epoch, rate in rates.items():
-        assert learning_rate(training, epoch) == pytest.approx(rate, rel=1e-12)
+        for step in (10 * (epoch - 1), 10 * epoch - 1):
+            moment = Moment(step, 10, config.training.epochs)
+            assert learning_rate(config, moment) == pytest.approx(rate, rel=1e-12)
 
 
 def test_a_rate_that_shrinks_below_all_numbers_is_zero() -> None:
-    assert learning_rate(resolve("small", ["training.epochs=100000"]).training, 100_000) == 0.0
+    config = resolve("small", ["training.epochs=100000"])
+    assert learning_rate(config, Moment(999_999, 10, 100_000)) == 0.0
 
 
 @pytest.mark.parametrize(("clip_norm", "factor"), [(6.5, 0.5), (13.0, 1.0), (20.0, 1.0)])
@@ -267,3 +271,52 @@ def test_a_trained_model_comes_near_the_optimum_and_beats_it_by_no_more_than_cha
     best = optimal_nll(synthetic_words()["test"])
     assert reached.nll > best - 14
     assert np.exp((reached.nll - best) / reached.tokens) < 1.15
+
+
+# Schedules other than the paper's
+
+
+def shares(kind: str, *keys: str) -> list[float]:
+    """The learning rate before each of 40 steps of 4 epochs, and at their end."""
+    sets = ["training.epochs=4", f"schedule.kind={kind}", *(f"schedule.{key}" for key in keys)]
+    config = resolve("small", sets)
+    return [learning_rate(config, Moment(step, 10, 4)) for step in range(41)]
+
+
+def test_constant_schedule() -> None:
+    assert shares("constant") == [1.0] * 41
+
+
+def test_linear_schedule_ends_at_zero() -> None:
+    rates = shares("linear-to-zero", "constant_epochs=1")
+    assert rates[:11] == [1.0] * 11
+    assert rates[10:] == pytest.approx([1 - step / 30 for step in range(31)])
+
+
+def test_cosine_schedule() -> None:
+    rates = shares("cosine", "warmup_epochs=0.5", "final_share=0.2")
+    assert rates[:6] == pytest.approx([step / 5 for step in range(6)])
+    fall = [(1 + math.cos(math.pi * step / 35)) / 2 for step in range(36)]
+    assert rates[5:] == pytest.approx([0.2 + 0.8 * share for share in fall])
+
+
+def test_one_cycle_schedule() -> None:
+    rates = shares("one-cycle", "initial_share=0.2", "final_phase=0.25")
+    assert rates[:31:5] == pytest.approx(
+        [0.2, 0.2 + 0.8 / 3, 0.2 + 1.6 / 3, 1, 11 / 15, 7 / 15, 0.2]
+    )
+    assert rates[30:] == pytest.approx([0.2 * (1 - step / 10) for step in range(11)])
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear-to-zero", "cosine", "one-cycle"])
+def test_each_schedule_trains_and_resumes(corpus_folder: Path, tmp_path: Path, kind: str) -> None:
+    values = make_config(corpus_folder).model_dump(exclude_none=True) | {"schedule": {"kind": kind}}
+    config = Config.model_validate(values)
+    whole = trained(config, tmp_path / "whole")
+    for steps in (1, 13, None):
+        run = trained(config, tmp_path / "parts", max_steps=steps, resume=steps != 1)
+    rates = [line["lr"] for line in read_metrics(whole.folder.metrics)]
+    assert rates == [line["lr"] for line in read_metrics(run.folder.metrics)]
+    assert (len({*rates}) == 1) == (kind == "constant")
+    for name, weight in whole.network.weights().items():
+        assert torch.equal(weight, run.network.weights()[name])

@@ -141,7 +141,8 @@ def require_stock(subject: Subject) -> None:
         ("model", "dropout"): len(distinct) == 1,
         ("model", "tied"): not model.tied,
         ("model", "hidden_sizes"): len({*model.sizes}) == 1,
-        ("training", "weight_decay"): config.training.weight_decay == 0,
+        ("optimizer", "kind"): config.optimizer.kind == "sgd",
+        ("optimizer", "weight_decay"): config.optimizer.weight_decay == 0,
     }
     for (section, key), fits in is_stock.items():
         if not fits:
@@ -233,7 +234,7 @@ def _stock_command(subject: Subject) -> list[str]:
         "streams": training.batch_size,
         "steps": training.unrolled_steps,
         "dropout": model.dropout_rates.output,
-        "clip": training.clip_norm,
+        "clip": config.optimizer.clip_norm,
         "init-range": model.init_range,
         "device": subject.device,
     }

@@ -11,7 +11,7 @@ FIGURE_WIDTH = 8
 """The widest figure in characters, its sign not counted."""
 
 TRAIN_AGAIN = (
-    "the training has diverged; train again with a lower training.learning_rate, or use a "
+    "the training has diverged; train again with a lower optimizer.learning_rate, or use a "
     "checkpoint from before that, such as best.pt"
 )
 """The remedy for a model whose figures are not numbers."""

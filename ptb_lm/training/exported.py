@@ -134,7 +134,7 @@ def load_exported(folder: Path) -> Checkpoint:
     most_bytes = max(_USUAL_VOCABULARY_BYTES, sum(tensor.nbytes for tensor in weights.values()))
     vocabulary = _read_vocabulary(folder / VOCABULARY, content, most_bytes)
     return Checkpoint(
-        config=Config(model=content.model, training=content.training, run=content.run),
+        config=Config(**{name: getattr(content, name) for name in Config.model_fields}),
         vocabulary=vocabulary,
         corpus_sha256=content.corpus_sha256,
         weights=weights,

@@ -12,7 +12,7 @@ from ptb_lm.stop import StopFlag, Stopped
 from ptb_lm.training.metrics import Record
 from ptb_lm.training.progress import Progress
 from ptb_lm.training.run import Run
-from ptb_lm.training.schedule import learning_rate
+from ptb_lm.training.schedule import Moment, learning_rate
 from ptb_lm.training.step import stepper_of
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
         PtbLmError: the objective, a gradient or the validation perplexity is not a number, or a
             file could not be written. The checkpoints are as they were.
     """
-    training, network, state = run.config.training, run.network, run.state
+    network, state = run.network, run.state
     # All steps may be made and the last epoch's validation still be to come: a run is not
     # finished by its count of steps.
     if run.finished or (max_steps is not None and run.step >= max_steps):
@@ -42,12 +42,12 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
     with _left_resumable(run), Progress(run) as progress:
         while not run.finished:
             progress.start_epoch()
-            rate = learning_rate(training, state.epochs_done + 1)
             if state.windows_done == 0:
                 state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
                 count = min(stepper.most_steps, _steps_to_next_record(run, max_steps))
-                norm = stepper.take(count, rate)
+                rates = _rates(run, count)
+                norm, rate = stepper.take(rates), rates[-1]
                 progress.advance(count, rate)
                 if run.step % run.config.run.log_steps == 0:
                     run.record_metrics({**_record(run, rate), "gradient_norm": norm})
@@ -56,7 +56,14 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 if run.step == max_steps:
                     return
                 stop.check()
-            _finish_epoch(run, rate, progress, stop)
+            _finish_epoch(run, _rates(run, 1, before=1)[0], progress, stop)
+
+
+def _rates(run: Run, count: int, before: int = 0) -> list[float]:
+    """Return the learning rates of the next steps, or from some steps before."""
+    epochs = run.config.training.epochs
+    steps = range(run.step - before, run.step - before + count)
+    return [learning_rate(run.config, Moment(step, run.windows, epochs)) for step in steps]
 
 
 def validation_perplexity(run: Run, stop: StopFlag) -> float:

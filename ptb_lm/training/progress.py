@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ptb_lm.config import TrainingConfig
+from ptb_lm.config import Config
 from ptb_lm.model.perplexity import FIGURE_WIDTH, figure_text
 from ptb_lm.training.elapsed import clock
 from ptb_lm.training.metrics import Record
@@ -144,23 +144,24 @@ class Progress:
                 "the %s perplexity is more than %s times that of guessing among the %s words of "
                 "the vocabulary; %s",
                 *(text, times, f"{words:,}"),
-                rate_advice(self.run.config.training),
+                rate_advice(self.run.config),
             )
 
 
-def rate_advice(training: TrainingConfig) -> str:
+def rate_advice(config: Config) -> str:
     """Say how to set the learning rate, also for those who bring one from other programs."""
-    steps, rate, clip_norm = training.unrolled_steps, training.learning_rate, training.clip_norm
-    advice = f"lower training.learning_rate, now {rate:g}"
+    steps, optimizer = config.training.unrolled_steps, config.optimizer
+    rate, clip_norm = optimizer.learning_rate, optimizer.clip_norm
+    advice = f"lower optimizer.learning_rate, now {rate:g}"
     if clip_norm > MUCH_CLIP:
-        advice += f", or training.clip_norm, now {clip_norm:g}"
-    if not PLAUSIBLE_RATE < rate <= PLAUSIBLE_RATE * steps:
+        advice += f", or optimizer.clip_norm, now {clip_norm:g}"
+    if optimizer.kind != "sgd" or not PLAUSIBLE_RATE < rate <= PLAUSIBLE_RATE * steps:
         return advice
     return (
         f"{advice}: the objective here is summed over the unrolled steps, so a rate for their "
         f"mean, as in pytorch/examples and awd-lstm-lm, becomes {rate:g} / {steps} = "
-        f"{rate / steps:.3g}, and their clip of 0.25 becomes training.clip_norm = 0.25 * {steps} = "
-        f"{0.25 * steps:g}"
+        f"{rate / steps:.3g}, and their clip of 0.25 becomes optimizer.clip_norm = "
+        f"0.25 * {steps} = {0.25 * steps:g}"
     )
 
 

@@ -89,7 +89,7 @@ class Run:
             good = f"the last good checkpoint is {self.folder.last}, of step {self.saved_step:,}"
         return PtbLmError(
             f"the training diverged: {what}; {good}; begin a new run with a lower "
-            "training.learning_rate or training.clip_norm"
+            "optimizer.learning_rate or optimizer.clip_norm"
         )
 
     def record_metrics(self, record: Record) -> None:

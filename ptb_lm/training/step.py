@@ -9,6 +9,7 @@ Shapes: T unrolled steps, B streams, V words.
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,8 +65,8 @@ class Stepper:
         self.run, self.is_copied = run, capture is not None
         self.most_steps = 200 if self.is_copied else 1
         self.network = padded_copy(run.network, WIDTH_MULTIPLE) if self.is_copied else run.network
-        training, device = run.config.training, run.columns.device
-        self.optimizer = Sgd(self.network.parameters(), training.weight_decay)
+        device = run.columns.device
+        self.optimizer = Sgd(self.network.parameters(), run.config.optimizer.weight_decay)
         self.hidden = self.network.zero_state(run.share.streams)
         self.window = torch.zeros((), dtype=torch.int64, device=device)
         self.rate = torch.zeros((), dtype=torch.float64, device=device)
@@ -76,12 +77,11 @@ class Stepper:
         # A capture that failed midway has left gradients, to which those of a step would be added.
         self.network.zero_grad(set_to_none=True)
 
-    def take(self, count: int, rate: float) -> float:
+    def take(self, rates: Sequence[float]) -> float:
         """Make steps of the current epoch, updating the weights and the run's state in place.
 
         Args:
-            count: how many.
-            rate: the learning rate.
+            rates: the learning rate of each step.
 
         Returns:
             the global norm of the last step's gradient, before the clip.
@@ -92,23 +92,24 @@ class Stepper:
         """
         run, state, training = self.run, self.run.state, self.run.config.training
         began = time.perf_counter()
-        self._load(rate)
-        for _ in range(count):
+        self._load()
+        for rate in rates:
+            self.rate.fill_(rate)
             self.replay()
         # The only read-back: it waits for the device.
         nll_sum, window, objective, norm = torch.cat([self.nll_sum[None], self.latest]).tolist()
         if self.is_copied:
             copy_weights_(run.network, self.network)
         if not math.isfinite(objective + norm):
-            step = state.epochs_done * run.windows + int(window) + 1
-            raise non_finite_error(run, step, rate, objective, norm)
+            place = int(window) - state.windows_done
+            raise non_finite_error(run, run.step + place + 1, rates[place], objective, norm)
         if self.is_copied:
             copy_state_(state.hidden, self.hidden)
-        targets = count * training.unrolled_steps * training.batch_size
-        state.add_windows(count, nll_sum, targets, time.perf_counter() - began)
+        targets = len(rates) * training.unrolled_steps * training.batch_size
+        state.add_windows(len(rates), nll_sum, targets, time.perf_counter() - began)
         return float(norm)
 
-    def _load(self, rate: float) -> None:
+    def _load(self) -> None:
         """Put what the steps begin from into their tensors."""
         if self.is_copied:
             copy_weights_(self.network, self.run.network)
@@ -116,7 +117,6 @@ class Stepper:
         else:
             self.hidden = self.run.state.hidden
         self.window.fill_(self.run.state.windows_done)
-        self.rate.fill_(rate)
         self.nll_sum.zero_()
         self.latest.zero_()
         self.skip.zero_()
@@ -133,7 +133,8 @@ class Stepper:
         run.world.all_reduce_(objective.detach())
         norm = gradient_norm(network.parameters())
         self._record(objective.detach().double(), norm.double())
-        self.optimizer.step(self.rate, clip_factor(norm, training.clip_norm), self.skip)
+        factor = clip_factor(norm, run.config.optimizer.clip_norm)
+        self.optimizer.step(self.rate, factor, self.skip)
         copy_state_(self.hidden, output.state)
         # Wrap around: the warm-up of a capture advances the window, and a text may have fewer.
         self.window.add_(1).remainder_(run.windows)

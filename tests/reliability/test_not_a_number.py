@@ -200,7 +200,7 @@ def test_the_command_line_ends_with_one_line_and_code_1(
         assert (outcome.code, outcome.out) == (1, "")
         (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
         assert outcome.err.endswith(f"{line}\n")
-        for part in (f"step {step}", "nan", "learning rate", "training.learning_rate"):
+        for part in (f"step {step}", "nan", "learning rate", "optimizer.learning_rate"):
             assert part in line
         assert what_is_good((step - 1) // 29 * 29, f"run-{step}") in line
         require_strict_log(Path(f"run-{step}"))
