@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ptb_lm.config import SgdConfig
 from ptb_lm.model.decoder import Softmax
 from ptb_lm.model.dropout import Dropout
 from ptb_lm.model.layers import LAYERS, AffineLayer
@@ -78,7 +79,9 @@ def sgd_step(
 ) -> None:
     """Make a step of SGD without a clip."""
     step_size, one = torch.tensor([rate, 1.0], dtype=torch.float64)
-    Sgd(parameters, weight_decay).step(step_size, one, torch.tensor(skip))
+    named = {str(number): parameter for number, parameter in enumerate(parameters)}
+    config = SgdConfig(kind="sgd", learning_rate=1.0, clip_norm=1.0, weight_decay=weight_decay)
+    Sgd(named, config).step(step_size, one, torch.tensor(skip))
 
 
 def clipped_step(parameters: Sequence[Parameter], clip_norm: float) -> float:

@@ -148,7 +148,7 @@ def _changes(config: Config, configs: Sequence[Config]) -> tuple[str, ...]:
         f"{key}={toml_value(value)}"
         for section, values in recipe_of(config).model_dump().items()
         for key, value in values.items()
-        if any(value != other.model_dump()[section][key] for other in others)
+        if any(value != other.model_dump()[section].get(key) for other in others)
     )
 
 

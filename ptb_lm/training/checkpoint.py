@@ -21,10 +21,14 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.network import LanguageModel, parameter_shapes
 from ptb_lm.model.perplexity import TRAIN_AGAIN
+from ptb_lm.training.optim import SLOTS
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
-FORMAT = 2
+FORMAT = 3
+FORMATS_READ = {2, 3}
+"""Format 2 has no optimizer: there was only SGD, which keeps nothing between steps."""
+
 MARK = "ptb-lm checkpoint"
 FLOATS = {torch.float32, torch.float64}
 
@@ -41,6 +45,7 @@ class Checkpoint:
         epoch: epochs done when it was written.
         valid_perplexity: of the last of them; infinite before the first.
         state: where the run stood; None in a checkpoint that is not for resuming.
+        optimizer: what the optimizer keeps between steps.
         random_states: of the generators, by device.
     """
 
@@ -51,6 +56,7 @@ class Checkpoint:
     epoch: int
     valid_perplexity: float
     state: TrainingState | None = None
+    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     random_states: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -85,6 +91,7 @@ class _Content(BaseModel):
     epoch: NonNegativeInt
     valid_perplexity: float
     state: TrainingState | None
+    optimizer: dict[str, dict[str, Tensor]] = {}
     random_states: dict[str, Tensor]
 
 
@@ -111,6 +118,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, previous: Path | None = 
         "epoch": checkpoint.epoch,
         "valid_perplexity": checkpoint.valid_perplexity,
         "state": None if checkpoint.state is None else asdict(checkpoint.state),
+        "optimizer": checkpoint.optimizer,
         "random_states": checkpoint.random_states,
     }
     save_tensors(content, path, prove=load_checkpoint, previous=previous)
@@ -134,8 +142,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     version = values.get("format")
     if not isinstance(version, int):
         raise DamagedFileError(path)
-    if version != FORMAT:
-        raise InputError(f"{path}: checkpoint format {version}, this version reads {FORMAT}")
+    if version not in FORMATS_READ:
+        known = " and ".join(map(str, sorted(FORMATS_READ)))
+        raise InputError(f"{path}: checkpoint format {version}, this version reads {known}")
     try:
         content = _Content.model_validate(values)
         vocabulary = Vocabulary(content.vocabulary)
@@ -145,6 +154,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         require_weights(content.weights, content.config.model, len(vocabulary))
         if content.state is not None:
             _check_state(content.state, content.config)
+            _check_optimizer(content)
             torch.Generator().set_state(content.random_states["cpu"])
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
         # RuntimeError is how PyTorch refuses a random state.
@@ -159,6 +169,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         epoch=content.epoch,
         valid_perplexity=content.valid_perplexity,
         state=content.state,
+        optimizer=content.optimizer,
         random_states=content.random_states,
     )
 
@@ -202,6 +213,19 @@ def require_finite_weights(weights: Mapping[str, Tensor], where: Path | str) -> 
 def is_finite(weight: Tensor) -> bool:
     """Whether every value is a number; takes no memory for a mask of them."""
     return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
+
+
+def _check_optimizer(content: _Content) -> None:
+    """Raise ValueError if the optimizer's state is not one of the config's and the parameters'."""
+    if content.optimizer.keys() != {*SLOTS[content.config.optimizer.kind]}:
+        raise ValueError("optimizer")
+    for slot, values in content.optimizer.items():
+        if values.keys() != content.weights.keys():
+            raise ValueError("optimizer")
+        for name, value in values.items():
+            shape = () if slot == "step" else content.weights[name].shape
+            if value.dtype not in FLOATS or value.shape != shape:
+                raise ValueError("optimizer")
 
 
 def _check_state(state: TrainingState, config: Config) -> None:

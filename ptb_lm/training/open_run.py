@@ -150,7 +150,7 @@ def _take_up(run: Run, stop: StopFlag) -> Config:
     # A copy, as the tensors of a checkpoint are views of its file.
     like = run.network.zero_state(1)[0][0]
     state.hidden = [tuple(part.to(like, copy=True) for part in layer) for layer in state.hidden]
-    run.state = state
+    run.state, run.taken_up = state, checkpoint.optimizer
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
     with stop.while_waiting():  # metrics may have any length
@@ -224,6 +224,8 @@ def _differences(made: Config, asked: Config, free: Set[tuple[str, str]]) -> lis
     before, now = made.model_dump(), asked.model_dump()
     differences = []
     for section, values in before.items():
+        if values.get("kind") != now[section].get("kind"):  # then its other keys are others
+            values, now[section] = ({"kind": each[section]["kind"]} for each in (before, now))
         for key, value in values.items():
             wanted = now[section][key]
             longer = (section, key) == ("training", "epochs") and wanted > value

@@ -6,12 +6,40 @@ on the device, so that a step can be captured as a CUDA graph.
 Shapes: V words, H units, N occurrences of words in a window.
 """
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
+
+from ptb_lm.config import AdamConfig, OptimizerConfig, SgdConfig
+from ptb_lm.model.network import LanguageModel
+
+Parameters = Mapping[str, nn.Parameter]
+"""Parameters by their names in a checkpoint."""
+
+OptimizerState = dict[str, dict[str, Tensor]]
+"""What an optimizer keeps between steps: for each kind of value, one of each parameter by name."""
+
+
+class Optimizer(Protocol):
+    """The interface of all optimizers."""
+
+    def step(self, rate: Tensor, factor: Tensor, skip: Tensor) -> None:
+        """Update the parameters and drop their gradients.
+
+        Args:
+            rate: the learning rate, float64 ().
+            factor: see :func:`clip_factor`.
+            skip: float32 (): where it is 1, nothing is updated.
+        """
+
+    def state_dict(self) -> OptimizerState:
+        """Return the state; the tensors are the optimizer's own."""
+
+    def load_state_dict(self, state: OptimizerState) -> None:
+        """Take over a state of this optimizer; an empty one is that before the first step."""
 
 
 @torch.no_grad()
@@ -66,6 +94,11 @@ def merged_rows(gradient: Tensor) -> Tensor:
     )
 
 
+def _rate_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of a learning rate that PyTorch's fused kernels read."""
+    return torch.float32 if device.type == "cuda" else torch.float64
+
+
 class Sgd:
     """Plain SGD, as in arXiv 1409.2329: p -= rate * clip factor * gradient.
 
@@ -78,23 +111,24 @@ class Sgd:
     compiler, which takes 1.2 seconds and 72 MB. The update itself is PyTorch's fused kernel.
 
     Args:
-        parameters: of the network.
-        weight_decay: the share of each parameter that a step takes from it.
+        parameters: the network's.
+        config: the weight decay is the share of each parameter that a step takes from it.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float = 0.0) -> None:
-        self.parameters = list(parameters)
-        self.weight_decay = weight_decay
+    def __init__(self, parameters: Parameters, config: SgdConfig) -> None:
+        self.parameters = list(parameters.values())
+        self.weight_decay = config.weight_decay
+
+    def state_dict(self) -> OptimizerState:
+        """See :class:`Optimizer`: there is nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: OptimizerState) -> None:
+        """See :class:`Optimizer`."""
 
     @torch.no_grad()
     def step(self, rate: Tensor, factor: Tensor, skip: Tensor) -> None:
-        """Update the parameters and drop their gradients.
-
-        Args:
-            rate: the learning rate, float64 ().
-            factor: see :func:`clip_factor`.
-            skip: float32 (): where it is 1, nothing is updated.
-        """
+        """See :class:`Optimizer`."""
         dense: list[Tensor] = []
         gradients: list[Tensor] = []
         step_size = rate * factor
@@ -110,14 +144,13 @@ class Sgd:
                 dense.append(parameter)
                 gradients.append(gradient)
             parameter.grad = None
-        is_on_gpu = step_size.device.type == "cuda"  # where the kernel reads float32
         sgd(
             dense,
             gradients,
             [None] * len(dense),
             fused=True,
             found_inf=skip,
-            lr=cast(float, step_size.float() if is_on_gpu else step_size),
+            lr=cast(float, step_size.to(_rate_dtype(step_size.device))),
             weight_decay=0.0,
             momentum=0.0,
             dampening=0.0,
@@ -129,3 +162,78 @@ class Sgd:
             share = self.weight_decay * (1 - skip.double())
             for parameter in self.parameters:
                 parameter.addcmul_(parameter, share.to(parameter.dtype), value=-1)
+
+
+class Adam:
+    """Adam (arXiv 1412.6980) or AdamW (arXiv 1711.05101), both PyTorch's, after a clip.
+
+    The state begins at zero. The gradient of an embedding has to be dense.
+    """
+
+    slots = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(self, parameters: Parameters, config: AdamConfig) -> None:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        self.parameters = dict(parameters)
+        device = next(iter(parameters.values())).device
+        self.optimizer = kinds[config.kind](
+            list(parameters.values()),
+            lr=torch.zeros((), dtype=_rate_dtype(device), device=device),
+            betas=(config.betas[0], config.betas[1]),
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+        for parameter in parameters.values():
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    @torch.no_grad()
+    def step(self, rate: Tensor, factor: Tensor, skip: Tensor) -> None:
+        """See :class:`Optimizer`."""
+        for parameter in self.parameters.values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        (group,) = self.optimizer.param_groups
+        group["lr"].copy_(rate)
+        # Where PyTorch's gradient scaler says whether it found an infinity.
+        self.optimizer.found_inf = skip
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> OptimizerState:
+        """See :class:`Optimizer`."""
+        return {
+            slot: {name: self.optimizer.state[p][slot] for name, p in self.parameters.items()}
+            for slot in self.slots
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: OptimizerState) -> None:
+        """See :class:`Optimizer`."""
+        for slot, values in self.state_dict().items():
+            for name, value in values.items():
+                if state:
+                    value.copy_(state[slot][name])
+                else:
+                    value.zero_()
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": Adam}
+"""The optimizers, by ``optimizer.kind``."""
+
+SLOTS: dict[str, tuple[str, ...]] = {"sgd": (), "adam": Adam.slots, "adamw": Adam.slots}
+"""What is kept of each parameter between steps, by ``optimizer.kind``."""
+
+TAKES_ROWS = {"sgd"}
+"""The kinds that update only the rows of an embedding for which there is a gradient."""
+
+
+def build_optimizer(network: LanguageModel, config: OptimizerConfig) -> Optimizer:
+    """Return the optimizer of a network, and let the network's gradients be as it takes them."""
+    network.embedding.sparse &= config.kind in TAKES_ROWS
+    return OPTIMIZERS[config.kind](dict(network.named_parameters()), config)

@@ -17,6 +17,7 @@ from ptb_lm.training.checkpoint import (
     save_checkpoint,
 )
 from ptb_lm.training.metrics import Record
+from ptb_lm.training.optim import Optimizer, OptimizerState
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.world import SINGLE_PROCESS, World
@@ -33,6 +34,8 @@ class Run:
         state: where it stands, beside the weights.
         saved_at: when ``last.pt`` was written or read, on the clock ``time.monotonic``.
         saved_step: the step it stands at; None while there is none.
+        optimizer: the optimizer, once the training has begun.
+        taken_up: the optimizer's state in the checkpoint that the run goes on from.
         world: the processes that share the training, of which the first has the folder. Whatever
             one of them saves or records, all have to call.
     """
@@ -46,7 +49,13 @@ class Run:
     state: TrainingState = field(default_factory=TrainingState)
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
+    optimizer: Optimizer | None = None
+    taken_up: OptimizerState = field(default_factory=dict)
     world: World = SINGLE_PROCESS
+
+    def optimizer_state(self) -> OptimizerState:
+        """Return what the optimizer keeps between steps."""
+        return self.taken_up if self.optimizer is None else self.optimizer.state_dict()
 
     @property
     def share(self) -> Share:
@@ -106,6 +115,7 @@ class Run:
         """
         checkpoint = self._checkpoint()
         checkpoint.state = replace(self.state, hidden=self.world.gather_streams(self.state.hidden))
+        checkpoint.optimizer = self.optimizer_state()
         checkpoint.random_states = random_states()
         if self.world.is_first:
             self.folder.flush_metrics()

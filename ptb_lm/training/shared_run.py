@@ -16,6 +16,7 @@ from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag, Stopped
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.open_run import new_run, open_run
+from ptb_lm.training.optim import OptimizerState
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import RunFolder
 from ptb_lm.training.state import TrainingState
@@ -29,6 +30,7 @@ class _Opened:
     config: Config
     corpus_sha256: str
     state: TrainingState
+    optimizer: OptimizerState
     saved_step: int | None
 
 
@@ -61,7 +63,7 @@ def open_shared_run(
             opening = open_run(config, data_dir, path, stop, resume=resume, overwrite=overwrite)
             own.append(run := stack.enter_context(opening))
             state = replace(run.state, hidden=_moved(run.state.hidden, torch.device("cpu")))
-            return _Opened(run.config, run.corpus.sha256, state, run.saved_step)
+            return _Opened(run.config, run.corpus.sha256, state, run.taken_up, run.saved_step)
 
         opened = world.broadcast_result(open_first)
         if not own:
@@ -89,7 +91,7 @@ def _joined(opened: _Opened, data_dir: Path, folder: RunFolder, stop: StopFlag) 
         )
     run = new_run(opened.config, corpus, folder, device)
     run.state = replace(opened.state, hidden=_moved(opened.state.hidden, device))
-    run.saved_step = opened.saved_step
+    run.taken_up, run.saved_step = opened.optimizer, opened.saved_step
     return run
 
 

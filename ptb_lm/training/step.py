@@ -18,7 +18,12 @@ from ptb_lm.corpus.batching import training_window
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model.cuda_graph import Capture, captured
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
-from ptb_lm.training.optim import Sgd, clip_factor, gradient_norm
+from ptb_lm.training.optim import (
+    SLOTS,
+    build_optimizer,
+    clip_factor,
+    gradient_norm,
+)
 from ptb_lm.training.run import Run
 
 WIDTH_MULTIPLE = 8
@@ -64,9 +69,11 @@ class Stepper:
         """
         self.run, self.is_copied = run, capture is not None
         self.most_steps = 200 if self.is_copied else 1
-        self.network = padded_copy(run.network, WIDTH_MULTIPLE) if self.is_copied else run.network
+        # The state of an optimizer is of the network's own widths.
+        multiple = 1 if SLOTS[run.config.optimizer.kind] else WIDTH_MULTIPLE
+        self.network = padded_copy(run.network, multiple) if self.is_copied else run.network
         device = run.columns.device
-        self.optimizer = Sgd(self.network.parameters(), run.config.optimizer.weight_decay)
+        self.optimizer = build_optimizer(self.network, run.config.optimizer)
         self.hidden = self.network.zero_state(run.share.streams)
         self.window = torch.zeros((), dtype=torch.int64, device=device)
         self.rate = torch.zeros((), dtype=torch.float64, device=device)
@@ -76,6 +83,8 @@ class Stepper:
         self.replay = self._step if capture is None else capture(self._step)
         # A capture that failed midway has left gradients, to which those of a step would be added.
         self.network.zero_grad(set_to_none=True)
+        self.optimizer.load_state_dict(run.optimizer_state())
+        run.optimizer = self.optimizer
 
     def take(self, rates: Sequence[float]) -> float:
         """Make steps of the current epoch, updating the weights and the run's state in place.
