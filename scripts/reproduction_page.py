@@ -103,7 +103,7 @@ def schedule_block(results: Path) -> str:
     by_code = runs_on_ptb(results / SCHEDULE)
     for run in by_code:
         if not _is_small(run, constant_epochs=5):
-            raise InputError(f"{run.folder.path}: expected small, training.constant_epochs=5, fp32")
+            raise InputError(f"{run.folder.path}: expected small, schedule.constant_epochs=5, fp32")
     for title, runs in (
         ("4 epochs, as its text says", by_text),
         ("5 epochs, as its authors' code does", by_code),
@@ -127,7 +127,7 @@ def _line(title: str, cells: list[str], seeds: str) -> str:
 
 def _is_small(run: Evidence, *, constant_epochs: int) -> bool:
     """Whether a run is small in float32, its rate at 1 for so many epochs and all else as it is."""
-    recipe = recipe_of(resolve("small", [f"training.constant_epochs={constant_epochs}"]))
+    recipe = recipe_of(resolve("small", [f"schedule.constant_epochs={constant_epochs}"]))
     return recipe_of(run.config) == recipe and run.config.run.precision == "fp32"
 
 

@@ -14,7 +14,7 @@ from study import run_study
 def schedule_member(seed: int) -> Member:
     """Name a run of the study, and the command that makes it."""
     name = f"{SCHEDULE}/small-seed{seed}"
-    change = ("--set", "training.constant_epochs=5")
+    change = ("--set", "schedule.constant_epochs=5")
     choice = ("--seed", str(seed), "--precision", "fp32", "--name", name)
     return Member(name, reproduce_command("small", *change, *choice))
 

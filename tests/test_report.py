@@ -295,7 +295,7 @@ def test_the_header_of_a_preset_gives_the_figures_that_are_published(preset: str
 def test_small_by_the_schedule_of_the_authors_code_stands_beside_that_of_their_text() -> None:
     make_seeds(2)
     for seed in (1, 2):
-        change = ["training.constant_epochs=5"]
+        change = ["schedule.constant_epochs=5"]
         make_run(f"results/schedule-study/small-seed{seed}", seed=seed, sets=change)
     make_run("results/bf16", precision="bf16")
     _, _, paper, by_text, by_code = map(cells, schedule_block(Path("results")).splitlines())
@@ -305,7 +305,7 @@ def test_small_by_the_schedule_of_the_authors_code_stands_beside_that_of_their_t
         assert line[2:] == [pair, NOT_YET_RUN, NOT_YET_RUN, "2"]
     make_run("results/schedule-study/small-seed3", seed=3)
     with pytest.raises(
-        InputError, match=r"small-seed3: expected small, training.constant_epochs=5"
+        InputError, match=r"small-seed3: expected small, schedule.constant_epochs=5"
     ):
         schedule_block(Path("results"))
 
@@ -315,7 +315,7 @@ def test_a_member_of_the_schedule_study_is_small_with_an_epoch_more_at_1() -> No
     options = dict(zip(command[1::2], command[2::2], strict=True))
     assert command[0] == "small"
     assert options == {
-        "--set": "training.constant_epochs=5",
+        "--set": "schedule.constant_epochs=5",
         "--seed": "7",
         "--precision": "fp32",
         "--name": "schedule-study/small-seed7",

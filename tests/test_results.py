@@ -366,7 +366,7 @@ SCHEDULE_RUNS = read_evidence(ROOT / "results" / SCHEDULE)
 
 @pytest.mark.parametrize("run", SCHEDULE_RUNS, ids=lambda run: run.name)
 def test_the_schedule_study_is_whole_and_from_a_clean_checkout(run) -> None:
-    assert recipe_of(run.config) == recipe_of(resolve("small", ["training.constant_epochs=5"]))
+    assert recipe_of(run.config) == recipe_of(resolve("small", ["schedule.constant_epochs=5"]))
     assert [line["epoch"] for line in run.epochs] == list(range(1, 14))
     assert [line["lr"] for line in run.epochs[:7]] == [1.0] * 5 + [0.5, 0.25]
     environment = json.loads(run.folder.environment.read_text())
