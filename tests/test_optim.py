@@ -1,5 +1,6 @@
 """Optimizers and schedules: beside PyTorch's, in checkpoints of both formats, in old configs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from short_runs import result, short_config, trained
 
 from ptb_lm.config import Config, load_config, resolve
 from ptb_lm.errors import InputError
+from ptb_lm.evaluation.trained import load
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.training.checkpoint import load_checkpoint
 from ptb_lm.training.metrics import read_metrics
@@ -193,3 +195,28 @@ def test_keys_of_another_kind_go_with_it() -> None:
         resolve("small", ["schedule.kind=cosine", "schedule.decay=2"])
     with pytest.raises(InputError, match=r"schedule.kind: expected 'constant-then-decay' or"):
         resolve("small", ["schedule.kind=linear"])
+
+
+def test_export_of_a_former_version_is_read() -> None:
+    done(*train_arguments("run", "--max-steps", "3"))
+    done("export", "run", "--out", "model")
+    path = Path("model/config.json")
+    content = json.loads(path.read_text())
+    optimizer, schedule = content.pop("optimizer"), content.pop("schedule")
+    assert (optimizer.pop("kind"), schedule.pop("kind")) == ("sgd", "constant-then-decay")
+    content["training"] |= optimizer | schedule
+    present = load(Path("model"), "cpu").config
+    path.write_text(json.dumps(content))
+    assert load(Path("model"), "cpu").config == present
+    done("eval", "model")
+
+
+def test_run_folder_of_a_former_version_in_every_command() -> None:
+    shutil.copytree(FORMAT_2, "runs/old")
+    for command in (["watch", "runs/old", "--once"], ["report", "runs/old"], ["eval", "runs/old"]):
+        assert ptb_lm(*command).code == 0, command
+    done("train", "--resume", "--run-dir", "runs/old")
+    done(*train_arguments("runs/new", model__hidden_size=4))
+    assert "learning_rate" not in done("compare", "runs/old", "runs/new").out
+    assert load_config(Path("runs/old/config.toml")).optimizer.weight_decay == 0.001
+    assert "[optimizer]" in Path("runs/old/config.toml").read_text()

@@ -201,13 +201,13 @@ def test_nobody_looks_at_a_captured_run_between_two_lines_of_metrics(
 ) -> None:
     """9 windows an epoch, a line each 5 steps: strides end at lines, epochs and the last step."""
     strides = []
-    take = Stepper.take
+    advance = Stepper.advance
 
     def counted(self: Stepper, rates: list[float]) -> float:
         strides.append(len(rates))
-        return take(self, rates)
+        return advance(self, rates)
 
-    monkeypatch.setattr(Stepper, "take", counted)
+    monkeypatch.setattr(Stepper, "advance", counted)
     trained(make_config(corpus_folder, run__log_steps=5), tmp_path / "run", max_steps=17)
     assert strides == [5, 4, 1, 5, 2]
 

@@ -45,9 +45,9 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
             if state.windows_done == 0:
                 state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
-                count = min(stepper.most_steps, _steps_to_next_record(run, max_steps))
+                count = min(stepper.max_steps_per_call, _steps_to_next_record(run, max_steps))
                 rates = _rates(run, count)
-                norm, rate = stepper.take(rates), rates[-1]
+                norm, rate = stepper.advance(rates), rates[-1]
                 progress.advance(count, rate)
                 if run.step % run.config.run.log_steps == 0:
                     run.record_metrics({**_record(run, rate), "gradient_norm": norm})

@@ -150,7 +150,7 @@ def _take_up(run: Run, stop: StopFlag) -> Config:
     # A copy, as the tensors of a checkpoint are views of its file.
     like = run.network.zero_state(1)[0][0]
     state.hidden = [tuple(part.to(like, copy=True) for part in layer) for layer in state.hidden]
-    run.state, run.taken_up = state, checkpoint.optimizer
+    run.state, run.resumed_optimizer = state, checkpoint.optimizer
     run.saved_step = run.step
     restore_random_states(checkpoint.random_states)
     with stop.while_waiting():  # metrics may have any length

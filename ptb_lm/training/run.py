@@ -35,7 +35,7 @@ class Run:
         saved_at: when ``last.pt`` was written or read, on the clock ``time.monotonic``.
         saved_step: the step it stands at; None while there is none.
         optimizer: the optimizer, once the training has begun.
-        taken_up: the optimizer's state in the checkpoint that the run goes on from.
+        resumed_optimizer: the optimizer's state in the checkpoint that the run goes on from.
         world: the processes that share the training, of which the first has the folder. Whatever
             one of them saves or records, all have to call.
     """
@@ -50,12 +50,12 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
     optimizer: Optimizer | None = None
-    taken_up: OptimizerState = field(default_factory=dict)
+    resumed_optimizer: OptimizerState = field(default_factory=dict)
     world: World = SINGLE_PROCESS
 
     def optimizer_state(self) -> OptimizerState:
         """Return what the optimizer keeps between steps."""
-        return self.taken_up if self.optimizer is None else self.optimizer.state_dict()
+        return self.resumed_optimizer if self.optimizer is None else self.optimizer.state_dict()
 
     @property
     def share(self) -> Share:

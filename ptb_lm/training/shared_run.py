@@ -63,7 +63,9 @@ def open_shared_run(
             opening = open_run(config, data_dir, path, stop, resume=resume, overwrite=overwrite)
             own.append(run := stack.enter_context(opening))
             state = replace(run.state, hidden=_moved(run.state.hidden, torch.device("cpu")))
-            return _Opened(run.config, run.corpus.sha256, state, run.taken_up, run.saved_step)
+            return _Opened(
+                run.config, run.corpus.sha256, state, run.resumed_optimizer, run.saved_step
+            )
 
         opened = world.broadcast_result(open_first)
         if not own:
@@ -91,7 +93,7 @@ def _joined(opened: _Opened, data_dir: Path, folder: RunFolder, stop: StopFlag) 
         )
     run = new_run(opened.config, corpus, folder, device)
     run.state = replace(opened.state, hidden=_moved(opened.state.hidden, device))
-    run.taken_up, run.saved_step = opened.optimizer, opened.saved_step
+    run.resumed_optimizer, run.saved_step = opened.optimizer, opened.saved_step
     return run
 
 

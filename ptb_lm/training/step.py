@@ -47,10 +47,10 @@ class Stepper:
     """Makes the steps of a run.
 
     Attributes:
-        most_steps: the most steps of a call of :meth:`take`; between calls the loop records, saves
-            and checks for a stop.
+        max_steps_per_call: the most steps of a call of :meth:`advance`; between calls the loop
+            records, saves and checks for a stop.
         network: the run's, or on a GPU a copy of it with padded widths.
-        is_copied: whether it is a copy, with a copy of the state.
+        is_copied: whether it is a copy, with its own copy of the state.
         hidden: the state before the next window.
         window: the index of the next window, int64 ().
         rate: the learning rate, float64 ().
@@ -68,7 +68,7 @@ class Stepper:
             capture: how the step is captured; None runs it eagerly.
         """
         self.run, self.is_copied = run, capture is not None
-        self.most_steps = 200 if self.is_copied else 1
+        self.max_steps_per_call = 200 if self.is_copied else 1
         # The state of an optimizer is of the network's own widths.
         multiple = 1 if SLOTS[run.config.optimizer.kind] else WIDTH_MULTIPLE
         self.network = padded_copy(run.network, multiple) if self.is_copied else run.network
@@ -86,7 +86,7 @@ class Stepper:
         self.optimizer.load_state_dict(run.optimizer_state())
         run.optimizer = self.optimizer
 
-    def take(self, rates: Sequence[float]) -> float:
+    def advance(self, rates: Sequence[float]) -> float:
         """Make steps of the current epoch, updating the weights and the run's state in place.
 
         Args:
@@ -119,7 +119,7 @@ class Stepper:
         return float(norm)
 
     def _load(self) -> None:
-        """Put what the steps begin from into their tensors."""
+        """Load weights, state and position into the tensors that the step uses."""
         if self.is_copied:
             copy_weights_(self.network, self.run.network)
             copy_state_(self.hidden, self.run.state.hidden)
