@@ -1,8 +1,8 @@
 """What a run is (model, training) and how it is made (run): complete, frozen, checked.
 
-A preset is a TOML file with the sections ``[model]``, ``[training]``, ``[optimizer]`` and
-``[schedule]``. A run folder's ``config.toml`` has also ``[run]``, so that
-``--config runs/x/config.toml`` repeats a run.
+A preset is a TOML file with the sections ``[model]``, ``[training]``, ``[optimizer]``,
+``[schedule]`` and, if weights are averaged, ``[averaging]``. A run folder's ``config.toml`` has
+also ``[run]``, so that ``--config runs/x/config.toml`` repeats a run.
 No key has a default outside this file.
 """
 
@@ -319,6 +319,42 @@ ScheduleConfig = Annotated[
     Discriminator("kind"),
 ]
 
+
+class NoAveragingConfig(Section):
+    """The weights of the last step are used."""
+
+    kind: Literal["none"]
+
+
+class NtAsgdConfig(Section):
+    """NT-ASGD (arXiv 1708.02182): the mean of the weights since validation has levelled off."""
+
+    kind: Literal["nt-asgd"]
+    non_monotone_epochs: PositiveInt = 5
+    """It begins after an epoch that is worse than the best of all but the last so many epochs
+    before it."""
+
+
+class TailConfig(Section):
+    """The mean of the weights after each step from an epoch on."""
+
+    kind: Literal["tail"]
+    from_epoch: PositiveInt
+    """The first epoch whose steps count."""
+
+
+class EmaConfig(Section):
+    """The exponential moving average of the weights after each step."""
+
+    kind: Literal["ema"]
+    decay: Annotated[float, Field(gt=0, lt=1)]
+    """The share of the average that stays at each step."""
+
+
+AveragingConfig = Annotated[
+    NoAveragingConfig | NtAsgdConfig | TailConfig | EmaConfig, Discriminator("kind")
+]
+
 KINDS: dict[str, dict[str, type[Section]]] = {
     "optimizer": {"sgd": SgdConfig, "adam": AdamConfig, "adamw": AdamConfig},
     "schedule": {
@@ -327,6 +363,12 @@ KINDS: dict[str, dict[str, type[Section]]] = {
         "linear-to-zero": LinearToZeroConfig,
         "cosine": CosineConfig,
         "one-cycle": OneCycleConfig,
+    },
+    "averaging": {
+        "none": NoAveragingConfig,
+        "nt-asgd": NtAsgdConfig,
+        "tail": TailConfig,
+        "ema": EmaConfig,
     },
 }
 """The sections that have a ``kind``, with the keys of each kind; the first is the default."""
@@ -373,6 +415,7 @@ class Config(Section):
     training: TrainingConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    averaging: AveragingConfig
     run: RunOptions
 
     @model_validator(mode="before")
@@ -562,6 +605,7 @@ class Recipe(Section):
     training: TrainingConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    averaging: AveragingConfig
 
 
 def recipe_of(config: Config) -> Recipe:

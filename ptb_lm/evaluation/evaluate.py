@@ -115,6 +115,8 @@ def score_text(
 def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
     """Score valid and test with the last weights, under the paper's protocols, and keep both.
 
+    Where the weights are averaged, the last average is scored.
+
     What is kept already is not made again: a run that trains on removes its scores first, so that
     those in a run folder are always its last weights'. Valid comes last: a run folder that has its
     scores has all that there are to be, with or without a test text.
@@ -138,7 +140,8 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
         )
         kept = _kept_scores(path, text)
         if kept is None:
-            kept = score_text(run.network, tokens, text, str(run.folder.last), stop)
+            with run.averager.applied(dict(run.network.named_parameters())):
+                kept = score_text(run.network, tokens, text, str(run.folder.last), stop)
             save_scores(kept, path)
         scores[split] = kept
     return {split: scores[split] for split in run.scored_splits}

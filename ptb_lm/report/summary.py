@@ -22,6 +22,8 @@ def run_summary(run: "Run", scores: Mapping[str, Scores]) -> str:
     """
     state = run.state
     lines = last_epoch_lines(state.epochs_done, run.config, scores)
+    if run.averager.state.average:
+        lines[0] = f"last epoch ({state.epochs_done}), averaged weights:"
     vocabulary = run.corpus.vocabulary
     unknown = {split: vocabulary.share_unknown(run.corpus.splits[split]) for split in scores}
     lines.append(comparable_line(run.config.run.data, len(vocabulary), unknown))

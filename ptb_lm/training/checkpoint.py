@@ -21,6 +21,7 @@ from ptb_lm.errors import InputError, PtbLmError
 from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.network import LanguageModel, parameter_shapes
 from ptb_lm.model.perplexity import TRAIN_AGAIN
+from ptb_lm.training.averaging import AveragerState
 from ptb_lm.training.optim import SLOTS
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
@@ -41,10 +42,12 @@ class Checkpoint:
         config: of the run.
         vocabulary: of the training text.
         corpus_sha256: of the texts trained on, see :attr:`ptb_lm.corpus.load.Corpus.sha256`.
-        weights: the network's parameters by name.
+        weights: the network's parameters by name, as they are used: averaged ones if there are any.
         epoch: epochs done when it was written.
         valid_perplexity: of the last of them; infinite before the first.
         state: where the run stood; None in a checkpoint that is not for resuming.
+        raw_weights: the parameters from which the training continues, if the weights are averaged.
+        averager: the average, of which the weights are a view.
         optimizer: what the optimizer keeps between steps.
         random_states: of the generators, by device.
     """
@@ -56,6 +59,8 @@ class Checkpoint:
     epoch: int
     valid_perplexity: float
     state: TrainingState | None = None
+    raw_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    averager: AveragerState = field(default_factory=AveragerState)
     optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     random_states: dict[str, Tensor] = field(default_factory=dict)
 
@@ -91,6 +96,8 @@ class _Content(BaseModel):
     epoch: NonNegativeInt
     valid_perplexity: float
     state: TrainingState | None
+    raw_weights: dict[str, Tensor] = {}
+    averager: AveragerState = AveragerState()
     optimizer: dict[str, dict[str, Tensor]] = {}
     random_states: dict[str, Tensor]
 
@@ -118,6 +125,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, previous: Path | None = 
         "epoch": checkpoint.epoch,
         "valid_perplexity": checkpoint.valid_perplexity,
         "state": None if checkpoint.state is None else asdict(checkpoint.state),
+        "raw_weights": dict(checkpoint.raw_weights),
+        # The average is the weights, and is not written twice.
+        "averager": {**vars(checkpoint.averager), "average": {}},
         "optimizer": checkpoint.optimizer,
         "random_states": checkpoint.random_states,
     }
@@ -155,6 +165,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if content.state is not None:
             _check_state(content.state, content.config)
             _check_optimizer(content)
+            _check_averager(content, len(vocabulary))
             torch.Generator().set_state(content.random_states["cpu"])
     except (KeyError, TypeError, ValueError, RuntimeError, ValidationError) as error:
         # RuntimeError is how PyTorch refuses a random state.
@@ -169,6 +180,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         epoch=content.epoch,
         valid_perplexity=content.valid_perplexity,
         state=content.state,
+        raw_weights=content.raw_weights,
+        averager=content.averager,
         optimizer=content.optimizer,
         random_states=content.random_states,
     )
@@ -213,6 +226,18 @@ def require_finite_weights(weights: Mapping[str, Tensor], where: Path | str) -> 
 def is_finite(weight: Tensor) -> bool:
     """Whether every value is a number; takes no memory for a mask of them."""
     return bool(torch.stack(weight.detach().aminmax()).isfinite().all())
+
+
+def _check_averager(content: _Content, vocabulary_size: int) -> None:
+    """Raise ValueError if the average does not fit the weights, and put it in its place."""
+    averager, state = content.averager, content.state
+    if averager.average or bool(averager.count) != bool(content.raw_weights):
+        raise ValueError("averager")
+    if state is not None and len(averager.valid_perplexities) not in (0, state.epochs_done):
+        raise ValueError("averager")
+    if content.raw_weights:
+        require_weights(content.raw_weights, content.config.model, vocabulary_size)
+        averager.average = content.weights
 
 
 def _check_optimizer(content: _Content) -> None:

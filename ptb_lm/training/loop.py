@@ -116,10 +116,12 @@ def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> 
     """Validate, record and save at the end of an epoch."""
     state = run.state
     began = time.perf_counter()
-    valid_perplexity = validation_perplexity(run, stop)
+    with run.averager.applied(dict(run.network.named_parameters())):
+        valid_perplexity = validation_perplexity(run, stop)
     if run.saved_step is None:
         run.save()  # so that there is never a best.pt without a last.pt to resume from
     record = {**_record(run, rate), "valid/perplexity": valid_perplexity}
+    run.averager.after_validation(valid_perplexity)
     state.finish_epoch(valid_perplexity, time.perf_counter() - began)
     progress.finish_epoch(record)
     run.record_metrics({**record, "seconds": state.seconds})

@@ -15,6 +15,7 @@ from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.network import LanguageModel, parameter_count
 from ptb_lm.stop import NEVER, StopFlag
+from ptb_lm.training.averaging import Averager
 from ptb_lm.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -113,6 +114,7 @@ def new_run(config: Config, corpus: Corpus, folder: RunFolder, device: torch.dev
         network=network.to(device),
         columns=columns.to(device),
         windows=windows_per_epoch(columns, training.unrolled_steps),
+        averager=Averager(config.averaging),
     )
 
 
@@ -146,7 +148,12 @@ def _take_up(run: Run, stop: StopFlag) -> Config:
     if damage is not None:
         logger.warning("%s; going on from %s, the one before it", damage, where)
         folder.restore_previous()
-    run.network.load_weights(checkpoint.weights)
+    run.network.load_weights(checkpoint.raw_weights or checkpoint.weights)
+    run.averager.state = checkpoint.averager
+    checkpoint.averager.average = {
+        name: weight.to(run.network.device, copy=True)
+        for name, weight in checkpoint.averager.average.items()
+    }
     # A copy, as the tensors of a checkpoint are views of its file.
     like = run.network.zero_state(1)[0][0]
     state.hidden = [tuple(part.to(like, copy=True) for part in layer) for layer in state.hidden]

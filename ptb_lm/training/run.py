@@ -10,6 +10,7 @@ from ptb_lm.corpus.load import Corpus
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model.network import LanguageModel
 from ptb_lm.model.share import Share
+from ptb_lm.training.averaging import Averager
 from ptb_lm.training.checkpoint import (
     Checkpoint,
     is_finite,
@@ -34,6 +35,7 @@ class Run:
         state: where it stands, beside the weights.
         saved_at: when ``last.pt`` was written or read, on the clock ``time.monotonic``.
         saved_step: the step it stands at; None while there is none.
+        averager: the average of the weights.
         optimizer: the optimizer, once the training has begun.
         resumed_optimizer: the optimizer's state in the checkpoint that the run goes on from.
         world: the processes that share the training, of which the first has the folder. Whatever
@@ -46,6 +48,7 @@ class Run:
     network: LanguageModel
     columns: Tensor
     windows: int
+    averager: Averager
     state: TrainingState = field(default_factory=TrainingState)
     saved_at: float = field(default_factory=time.monotonic)
     saved_step: int | None = None
@@ -116,6 +119,9 @@ class Run:
         checkpoint = self._checkpoint()
         checkpoint.state = replace(self.state, hidden=self.world.gather_streams(self.state.hidden))
         checkpoint.optimizer = self.optimizer_state()
+        checkpoint.averager = self.averager.state
+        if self.averager.state.average:
+            checkpoint.raw_weights = self.network.weights()
         checkpoint.random_states = random_states()
         if self.world.is_first:
             self.folder.flush_metrics()
@@ -131,13 +137,14 @@ class Run:
             save_checkpoint(checkpoint, self.folder.best)
 
     def _checkpoint(self) -> Checkpoint:
-        if not all(map(is_finite, self.network.parameters())):
+        average = self.averager.state.average
+        if not all(map(is_finite, [*self.network.parameters(), *average.values()])):
             raise self.divergence_error(f"after step {self.step:,} the weights are not finite")
         return Checkpoint(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
             corpus_sha256=self.corpus.sha256,
-            weights=self.network.weights(),
+            weights=average or self.network.weights(),
             epoch=self.state.epochs_done,
             valid_perplexity=self.state.last_valid_perplexity,
         )

@@ -14,6 +14,7 @@ from ptb_lm.model.backends import configure_backends
 from ptb_lm.model.memory import memory_errors_explained
 from ptb_lm.model.state import HiddenState
 from ptb_lm.stop import NEVER, StopFlag, Stopped
+from ptb_lm.training.averaging import AveragerState
 from ptb_lm.training.environment import choose_device
 from ptb_lm.training.open_run import new_run, open_run
 from ptb_lm.training.optim import OptimizerState
@@ -31,6 +32,7 @@ class _Opened:
     corpus_sha256: str
     state: TrainingState
     optimizer: OptimizerState
+    averager: AveragerState
     saved_step: int | None
 
 
@@ -64,7 +66,12 @@ def open_shared_run(
             own.append(run := stack.enter_context(opening))
             state = replace(run.state, hidden=_moved(run.state.hidden, torch.device("cpu")))
             return _Opened(
-                run.config, run.corpus.sha256, state, run.resumed_optimizer, run.saved_step
+                run.config,
+                run.corpus.sha256,
+                state,
+                run.resumed_optimizer,
+                run.averager.state,
+                run.saved_step,
             )
 
         opened = world.broadcast_result(open_first)
@@ -94,6 +101,7 @@ def _joined(opened: _Opened, data_dir: Path, folder: RunFolder, stop: StopFlag) 
     run = new_run(opened.config, corpus, folder, device)
     run.state = replace(opened.state, hidden=_moved(opened.state.hidden, device))
     run.resumed_optimizer, run.saved_step = opened.optimizer, opened.saved_step
+    run.averager.state = opened.averager
     return run
 
 

@@ -69,9 +69,11 @@ class Stepper:
         """
         self.run, self.is_copied = run, capture is not None
         self.max_steps_per_call = 200 if self.is_copied else 1
-        # The state of an optimizer is of the network's own widths.
-        multiple = 1 if SLOTS[run.config.optimizer.kind] else WIDTH_MULTIPLE
+        # The state of an optimizer and the average have the network's own widths.
+        has_state = SLOTS[run.config.optimizer.kind] or run.config.averaging.kind != "none"
+        multiple = 1 if has_state else WIDTH_MULTIPLE
         self.network = padded_copy(run.network, multiple) if self.is_copied else run.network
+        self.parameters = dict(self.network.named_parameters())
         device = run.columns.device
         self.optimizer = build_optimizer(self.network, run.config.optimizer)
         self.hidden = self.network.zero_state(run.share.streams)
@@ -105,6 +107,7 @@ class Stepper:
         for rate in rates:
             self.rate.fill_(rate)
             self.replay()
+            run.averager.update(self.parameters, state.epochs_done + 1)
         # The only read-back: it waits for the device.
         nll_sum, window, objective, norm = torch.cat([self.nll_sum[None], self.latest]).tolist()
         if self.is_copied:
