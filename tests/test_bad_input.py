@@ -484,8 +484,8 @@ MISTAKES = {
     ),
     "a checkpoint of another format": Mistake(
         ["eval", "bad.pt"],
-        ["bad.pt: checkpoint format 3, this version reads 2"],
-        lambda: checkpoint(format=3),
+        ["bad.pt: checkpoint format 4, this version reads 2 and 3"],
+        lambda: checkpoint(format=4),
     ),
     "a checkpoint of no format": Mistake(
         ["eval", "bad.pt"],

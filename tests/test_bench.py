@@ -244,7 +244,7 @@ def test_stock_is_not_set_against_another_model(
     (tmp_path / "other.toml").write_text(re.sub(rf"(?m)^{key} = .*$", changed, recipe))
     outcome = ptb_lm("bench", str(tmp_path / "other.toml"), "--against-stock")
     assert outcome.code == 2
-    section = "training" if "decay" in key else "model"
+    section = "optimizer" if "decay" in key else "model"
     value = changed.partition(" = ")[2].replace("1e-7", "1e-07")
     assert outcome.err.endswith(f"no weight decay, not one with {section}.{key} = {value}\n")
 

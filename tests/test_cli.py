@@ -127,7 +127,7 @@ def test_a_finished_run_leaves_these_files(template: Path) -> None:
         "checkpoint_minutes": 10.0,
     }
     assert config["model"]["dropout"] == 0.25
-    assert config["training"]["learning_rate"] == 1.0
+    assert config["optimizer"]["learning_rate"] == 1.0
     environment = json.loads(Path("runs/a/environment.json").read_text())
     assert [part["from_step"] for part in environment] == [0]
     assert (environment[0]["precision"], environment[0]["cuda"]) == ("fp32", None)

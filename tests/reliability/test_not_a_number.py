@@ -40,7 +40,7 @@ from ptb_lm.training.checkpoint import load_checkpoint, save_checkpoint
 from ptb_lm.training.metrics import read_metrics
 from ptb_lm.training.run import Run
 from ptb_lm.training.run_folder import SCORED_SPLITS, RunFolder
-from ptb_lm.training.schedule import learning_rate
+from ptb_lm.training.schedule import Moment, learning_rate
 
 VALUES = (math.nan, math.inf, -math.inf)
 OBJECTIVE, OBJECTIVE_AND_GRADIENT = "the objective alone", "the objective and its gradient"
@@ -136,7 +136,7 @@ def inject(
     message = str(stopped.value)
     assert not isinstance(stopped.value, InputError)
     assert "\n" not in message
-    rate = learning_rate(config.training, (step - 1) // whole.windows + 1)
+    rate = learning_rate(config, Moment(step - 1, whole.windows, config.training.epochs))
     for part in (f"step {step} ", "objective", "gradient norm", f"learning rate {rate:.6g};"):
         assert part in message
     good = step - 1 if minutes < 1 else (step - 1) // whole.windows * whole.windows
