@@ -79,6 +79,7 @@ def test_a_preset_has_the_papers_values(
             "constant_epochs": constant,
             "decay": decay,
         },
+        "averaging": {"kind": "none"},
     }
 
 
