@@ -137,8 +137,8 @@ class Sgd:
             if gradient is None:
                 continue
             if gradient.is_sparse:
-                steps = gradient._values() * -step_size.to(gradient.dtype)
-                steps = torch.where(skip.bool(), steps.new_zeros(()), steps)
+                steps = gradient._values().mul_(-step_size.to(gradient.dtype))
+                steps.masked_fill_(skip.bool(), 0)
                 parameter.index_add_(0, gradient._indices()[0], steps)
             else:
                 dense.append(parameter)
