@@ -665,7 +665,7 @@ DAMAGE = {
         text(CONFIG, lambda data: b'{"architectures": ["GPT2LMHeadModel"]}'),
         [f"{CONFIG}: not of a model that ptb-lm exported"],
     ),
-    "a newer format": Damage(changed(format=2), ["export format 2, this version reads 1"]),
+    "a newer format": Damage(changed(format=3), ["export format 3, this version reads 1 and 2"]),
     "no format": Damage(changed(format=None), ["not of a model that ptb-lm exported"]),
     "an unknown key": Damage(
         changed(wieghts="x"), [f"{CONFIG}: wieghts: unknown key", "weights_sha256"]

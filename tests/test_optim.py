@@ -204,7 +204,9 @@ def test_export_of_a_former_version_is_read() -> None:
     content = json.loads(path.read_text())
     optimizer, schedule = content.pop("optimizer"), content.pop("schedule")
     assert (optimizer.pop("kind"), schedule.pop("kind")) == ("sgd", "constant-then-decay")
+    del content["averaging"]
     content["training"] |= optimizer | schedule
+    content["format"] = 1
     present = load(Path("model"), "cpu").config
     path.write_text(json.dumps(content))
     assert load(Path("model"), "cpu").config == present

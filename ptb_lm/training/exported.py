@@ -36,7 +36,10 @@ from ptb_lm.training.checkpoint import Checkpoint, require_precision, require_we
 from ptb_lm.training.tensor_file import DamagedFileError
 from ptb_lm.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+FORMATS_READ = {1, 2}
+"""In format 1 ``config.json`` has the config's keys where they stood before ``[optimizer]``."""
+
 MARK = "ptb-lm model"
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "vocab.txt"
 
@@ -168,8 +171,9 @@ def _read_config(path: Path) -> ExportedConfig:
     version = table.get("format")
     if table.get("mark") != MARK or not isinstance(version, int):
         raise InputError(f"{path}: not of a model that ptb-lm exported")
-    if version != FORMAT:
-        raise InputError(f"{path}: export format {version}, this version reads {FORMAT}")
+    if version not in FORMATS_READ:
+        known = " and ".join(map(str, sorted(FORMATS_READ)))
+        raise InputError(f"{path}: export format {version}, this version reads {known}")
     content = validated(ExportedConfig, table, str(path))
     try:
         require_precision(content)
