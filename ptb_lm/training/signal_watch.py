@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from ptb_lm.stop import SIGNALS, Stopped
 
@@ -41,13 +42,22 @@ class SignalWatch:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within, the main thread waits for the other processes."""
+        """Within, the main thread waits for the other processes.
+
+        After a first signal a Ctrl-C has its default effect, which would end the process without a
+        word. Here it is left to the thread, which says why the process ends.
+        """
+        is_default = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        if is_default:
+            signal.signal(signal.SIGINT, _end_by_default)
         self._waiting_since = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
                 self._waiting_since = None
+            if is_default:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -94,6 +104,12 @@ class SignalWatch:
                 cause = "" if self.notice else "; the other processes did not answer"
                 _write(f"{stopped}{cause}")
                 os._exit(stopped.exit_code)
+
+
+def _end_by_default(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that came as the wait ended: the thread has not ended the process."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _write(line: str) -> None:
