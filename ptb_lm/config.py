@@ -61,21 +61,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-Probability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DropoutRates(Section):
     """The probability of dropping a value, by the place where it is dropped."""
 
-    words: Probability
+    words: Fraction
     """A word's embedding as a whole, all through a window: variational dropout only."""
-    input: Probability
+    input: Fraction
     """The embedding on its way into layer 1."""
-    between: Probability
+    between: Fraction
     """h on its way into the next layer."""
-    output: Probability
+    output: Fraction
     """The top layer's h on its way into the softmax."""
-    recurrent: Probability
+    recurrent: Fraction
     """h[l, t-1] on its way into the same layer's next step: not in the paper's dropout."""
 
 
@@ -100,7 +100,7 @@ class ModelConfig(Section):
     hidden_size: PositiveInt
     """H: the units of each layer; with ``hidden_sizes``, those of the last."""
     dropout: Annotated[
-        Annotated[Probability, Tag("one")] | Annotated[DropoutRates, Tag("several")],
+        Annotated[Fraction, Tag("one")] | Annotated[DropoutRates, Tag("several")],
         Discriminator(_one_rate_or_several),
     ]
     """The probability of dropping a unit: one for every place that ``dropout_on`` names, or a table
@@ -224,9 +224,6 @@ PLACES = {
 """Where dropout acts, by ``model.dropout_on``."""
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
 class TrainingConfig(Section):
     """How the training text is read (paper, section 4.1)."""
 
@@ -246,7 +243,7 @@ class SgdConfig(Section):
     """The learning rate that the schedule begins from. The objective is a sum over the T steps."""
     clip_norm: PositiveFloat
     """The greatest global norm of the gradient of the objective."""
-    weight_decay: Share = 0.0
+    weight_decay: Fraction = 0.0
     """The share of every parameter that is taken from it after each step, whatever the rate."""
 
 
@@ -258,13 +255,13 @@ class AdamConfig(Section):
     """The greatest learning rate of the schedule."""
     clip_norm: PositiveFloat
     """The greatest global norm of the gradient of the objective."""
-    weight_decay: Share = 0.0
+    weight_decay: Fraction = 0.0
     """``adam``: the factor of the parameters in the gradient. ``adamw``: the share of every
     parameter, times the rate, that is taken from it at each step."""
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     """The decay rates of the two moments of the gradient."""
     epsilon: PositiveFloat = 1e-8
-    """What is added to the root of the second moment."""
+    """Added to the root of the second moment, by which the step is divided."""
 
 
 OptimizerConfig = Annotated[SgdConfig | AdamConfig, Discriminator("kind")]
@@ -310,7 +307,7 @@ class OneCycleConfig(Section):
     kind: Literal["one-cycle"]
     initial_share: Annotated[float, Field(gt=0, le=1)] = 0.1
     """The share of the rate that the cycle begins and ends with."""
-    final_phase: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    final_phase: Fraction = 0.1
     """The share of the training in which the rate falls to 0 after the cycle."""
 
 
@@ -331,8 +328,8 @@ class NtAsgdConfig(Section):
 
     kind: Literal["nt-asgd"]
     non_monotone_epochs: PositiveInt = 5
-    """It begins after an epoch that is worse than the best of all but the last so many epochs
-    before it."""
+    """Averaging begins after an epoch whose validation perplexity is above the lowest one of the
+    epochs that lie more than this many epochs before it."""
 
 
 class TailConfig(Section):
@@ -599,7 +596,7 @@ def to_toml(config: BaseModel) -> str:
 
 
 class Recipe(Section):
-    """What a run is, without how it is made: the sections of a preset."""
+    """The sections of a preset: all of a run's config except how it is made."""
 
     model: ModelConfig
     training: TrainingConfig

@@ -1,4 +1,4 @@
-"""What the tests of networks share."""
+"""Helpers for the tests of networks."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -44,6 +44,12 @@ THERE = (
     "a run is there already; use --resume to go on with it, --overwrite to begin anew, or "
     "another --run-dir\n"
 )
+AVERAGED = {
+    "optimizer__kind": "adam",
+    "optimizer__learning_rate": 0.01,
+    "averaging__kind": "ema",
+    "averaging__decay": 0.9,
+}
 VARIATIONAL = {"model__dropout_on": "variational", "model__dropout": 0.3}
 
 
@@ -121,8 +127,8 @@ def require_same(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "changes"),
-    [(3, {}), (2, REGULARIZED), (3, VARIATIONAL), (2, TIED)],
-    ids=["3, none dropped", "2, the paper's dropout", "3, variational", "2, tied"],
+    [(3, {}), (2, REGULARIZED), (3, VARIATIONAL), (2, TIED), (2, AVERAGED)],
+    ids=["3, none dropped", "2, the paper's dropout", "3, variational", "2, tied", "2, Adam, EMA"],
 )
 def test_fifty_steps_are_those_of_one_process(
     workplace: Path, count: int, changes: dict[str, Any]

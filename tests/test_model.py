@@ -172,7 +172,7 @@ def test_a_second_backward_pass_through_an_objective_is_an_error() -> None:
 
 
 def test_softmax_nll_and_gradients_are_pytorchs_cross_entropy() -> None:
-    """Of each target, with an upstream gradient of its own."""
+    """Each target has an upstream gradient of its own."""
     targets, weights = torch.randint(7, (5, 3)), torch.rand(5, 3)
     results = []
     for ours in (True, False):
@@ -384,7 +384,7 @@ def test_parameter_shapes_take_no_random_numbers(cell: str, tied: bool) -> None:
 
 @pytest.mark.parametrize("cell", LAYERS)
 def test_layers_of_different_widths_are_their_formulas(cell: str) -> None:
-    """Outputs, states and gradients, the fused kernel beside the formula."""
+    """Outputs, states and gradients of the fused kernel are those of the formula."""
     config = resolve("small", [f"model.cell={cell}", "model.hidden_sizes=[5,7,4]"]).model
     torch.manual_seed(1)
     network = LanguageModel(config, VOCABULARY).double()

@@ -129,28 +129,20 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_model_is_no_text(kind: str) -> None:
+def test_a_model_is_no_text(kind: str) -> None:
     if "export" in kind:
         pytest.importorskip("safetensors")
         done("export", LAST, "--out", "model", "--overwrite")
     Path("damaged.pt").write_bytes(Path(LAST).read_bytes()[:3000])
-    for arguments in ([KINDS[kind], "one.txt"], ["one.txt", KINDS[kind]]):
-        outcome = ptb_lm("score", LAST, *arguments)
-        assert (outcome.code, outcome.out) == (2, "")
-        assert outcome.err.startswith(f"error: {KINDS[kind]}: {kind}")
+    named = KINDS[kind]
+    for arguments in (["score", LAST, named, "one.txt"], ["score", LAST, "one.txt", named]):
+        outcome = ptb_lm(*arguments)
+        assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert outcome.err.startswith(f"error: {named}: {kind}")
         assert "score takes one model" in outcome.err
-        assert outcome.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_model_is_no_text_for_eval(kind: str) -> None:
-    if "export" in kind:
-        pytest.importorskip("safetensors")
-        done("export", LAST, "--out", "model", "--overwrite")
-    Path("damaged.pt").write_bytes(Path(LAST).read_bytes()[:3000])
-    outcome = ptb_lm("eval", LAST, "--text", KINDS[kind])
+    outcome = ptb_lm("eval", LAST, "--text", named)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
-    assert outcome.err.startswith(f"error: --text {KINDS[kind]}: {kind}")
+    assert outcome.err.startswith(f"error: --text {named}: {kind}")
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.0", "-1", "nan", "0.009"])

@@ -193,6 +193,24 @@ def test_wait_after_a_signal_is_limited(workplace: Path) -> None:
         assert waiting.err.endswith("stopped by SIGTERM; the other processes did not answer\n")
 
 
+def test_ctrl_c_in_a_wait_that_begins_after_a_signal(workplace: Path) -> None:
+    """The first signal has been handled before it, so that a Ctrl-C has its default effect."""
+    program = WAIT_IN_NATIVE_CODE.replace(
+        "with StopFlag(), watch.watching(), watch.waiting():",
+        "with StopFlag() as stop, watch.watching():\n"
+        "  print('runs', flush=True)\n"
+        "  while not stop: pass\n"
+        "  with watch.waiting():",
+    ).replace("GRACE_SECONDS = 0.5", "GRACE_SECONDS = 60")
+    with started([sys.executable, "-c", program], workplace) as waiting:
+        assert waiting.wait_until(lambda: "runs" in waiting.out)
+        waiting.send(signal.SIGTERM)
+        assert waiting.wait_until(lambda: "waits" in waiting.out)
+        waiting.send(signal.SIGINT)
+        assert waiting.end() == 143
+        assert waiting.err.endswith("stopped by SIGTERM; the other processes did not answer\n")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -167,8 +167,8 @@ def corpus_findings(corpus: Corpus, stop: StopFlag = NEVER) -> list[Finding]:
         for split in corpus.splits
         if split != "train"
     }
-    for split in corpus.splits.keys() - {"train"}:
-        if np.array_equal(corpus.splits[split], corpus.splits["train"]):
+    for split in corpus.splits:
+        if split != "train" and np.array_equal(corpus.splits[split], corpus.splits["train"]):
             found.append(_same_text(corpus, split))
             del others[corpus.place(split)]
     train = np.concatenate([*_hashes(corpus, "train", stop)])
@@ -274,13 +274,13 @@ def _marker_findings(facts: TextFacts) -> Iterator[Finding]:
             f"{facts.name}: {count:,} words are {' or '.join(names)} and count as ordinary words; "
             f"only {UNK} is the unknown word: write it so, as with: {_replacing(names, UNK)}",
         )
-    marked = [word for word in facts.index if word.startswith(_TAGS) or word.endswith(_TAGS)]
+    tagged = [word for word in facts.index if "<" in word and word not in _TAGS]
     attached = {
         f"a sentence marker, and each line is ended with {EOS} already; remove it": [
-            word for word in marked if word not in _TAGS
+            word for word in tagged if word.startswith(_TAGS) or word.endswith(_TAGS)
         ],
         f"{UNK}, which counts only as a word of its own; put spaces around it": [
-            word for word in facts.index if UNK in word and _is_punctuated_unknown(word)
+            word for word in tagged if UNK in word and _is_punctuated_unknown(word)
         ],
     }
     for remedy, words in attached.items():

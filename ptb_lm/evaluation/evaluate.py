@@ -140,7 +140,7 @@ def score_finished_run(run: Run, stop: StopFlag = NEVER) -> dict[str, Scores]:
         )
         kept = _kept_scores(path, text)
         if kept is None:
-            with run.averager.applied(dict(run.network.named_parameters())):
+            with run.averager.applied(run.network):
                 kept = score_text(run.network, tokens, text, str(run.folder.last), stop)
             save_scores(kept, path)
         scores[split] = kept

@@ -164,16 +164,15 @@ def _scores(lines: Sequence[Line], vocabulary: Collection[str]) -> Unlike | None
 
 def doubtful_numbers(lines: Sequence[Line], vocabulary: Collection[str]) -> str | None:
     """Return a warning of numbers that may be scores or words of the texts."""
-    if (
-        len({*map(_utterance, lines)}) < 2
-    ):  # hypotheses of one utterance have their numbers in common
+    found = next(_columns_of_numbers(lines, vocabulary), None)
+    # The hypotheses of a single utterance have their numbers in common.
+    if found is None or len({*map(_utterance, lines)}) < 2:
         return None
-    for name, column in _columns_of_numbers(lines, vocabulary):
-        return (
-            f"in each line the {name} word is a number that the vocabulary lacks, such as "
-            f"{column[0]}; if these are scores, leave them out"
-        )
-    return None
+    name, column = found
+    return (
+        f"in each line the {name} word is a number that the vocabulary lacks, such as {column[0]}; "
+        "if these are scores, leave them out"
+    )
 
 
 def _columns_of_numbers(

@@ -19,7 +19,7 @@ from ptb_lm.model.backends import has_bfloat16_layers_on_cuda, has_bfloat16_lstm
 from ptb_lm.model.dropout import Dropout
 
 State = tuple[Tensor, ...]
-"""What a layer carries from step to step, each (B, H): h first, and with the LSTM c."""
+"""The state of a layer, each part (B, H): h first, and with the LSTM c."""
 
 
 class RecurrentLayer(nn.Module):

@@ -6,7 +6,7 @@ Shapes: L layers, B streams, H hidden units.
 from ptb_lm.model.layers import State
 
 HiddenState = list[State]
-"""For each of the L layers h, and with the LSTM c, each (B, H) with the H of its layer."""
+"""The states of the L layers, each with the H of its layer."""
 
 
 def detach(hidden: HiddenState) -> HiddenState:

@@ -21,7 +21,7 @@ Parameters = Mapping[str, nn.Parameter]
 
 @dataclass
 class AveragerState:
-    """What an averager keeps between steps.
+    """The state of an averager between steps.
 
     Attributes:
         count: the iterates in the average.
@@ -97,19 +97,19 @@ class Averager:
         self.state.valid_perplexities.append(perplexity)
 
     @contextmanager
-    def applied(self, parameters: Parameters) -> Iterator[None]:
+    def applied(self, network: nn.Module) -> Iterator[None]:
         """Use the average, if there is one, as the network's weights within."""
-        self._exchange(parameters)
+        self._exchange(network)
         try:
             yield
         finally:
-            self._exchange(parameters)
+            self._exchange(network)
 
     @torch.no_grad()
-    def _exchange(self, parameters: Parameters) -> None:
+    def _exchange(self, network: nn.Module) -> None:
         """Exchange weights and average, with memory for one parameter more."""
         for name, average in self.state.average.items():
-            weight = parameters[name]
+            weight = network.get_parameter(name)
             kept = weight.detach().clone()
             weight.copy_(average)
             average.copy_(kept)

@@ -7,7 +7,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,13 +22,13 @@ from ptb_lm.model.memory import is_out_of_memory
 from ptb_lm.model.network import LanguageModel, parameter_shapes
 from ptb_lm.model.perplexity import TRAIN_AGAIN
 from ptb_lm.training.averaging import AveragerState
-from ptb_lm.training.optim import SLOTS
+from ptb_lm.training.optim import OPTIMIZERS
 from ptb_lm.training.state import TrainingState
 from ptb_lm.training.tensor_file import DamagedFileError, load_tensors, save_tensors
 
 FORMAT = 3
 FORMATS_READ = {2, 3}
-"""Format 2 has no optimizer: there was only SGD, which keeps nothing between steps."""
+"""Checkpoints of format 2 have no optimizer state: SGD, the only kind then, has none."""
 
 MARK = "ptb-lm checkpoint"
 FLOATS = {torch.float32, torch.float64}
@@ -47,8 +47,8 @@ class Checkpoint:
         valid_perplexity: of the last of them; infinite before the first.
         state: where the run stood; None in a checkpoint that is not for resuming.
         raw_weights: the parameters from which the training continues, if the weights are averaged.
-        averager: the average, of which the weights are a view.
-        optimizer: what the optimizer keeps between steps.
+        averager: the state of the average, whose averaged weights are ``weights``.
+        optimizer: the state of the optimizer.
         random_states: of the generators, by device.
     """
 
@@ -97,7 +97,7 @@ class _Content(BaseModel):
     valid_perplexity: float
     state: TrainingState | None
     raw_weights: dict[str, Tensor] = {}
-    averager: AveragerState = AveragerState()
+    averager: AveragerState = Field(default_factory=AveragerState)
     optimizer: dict[str, dict[str, Tensor]] = {}
     random_states: dict[str, Tensor]
 
@@ -172,6 +172,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if is_out_of_memory(error):
             raise
         raise DamagedFileError(path, "damaged: its parts do not fit together") from error
+    average = content.weights if content.raw_weights else {}
     return Checkpoint(
         config=content.config,
         vocabulary=vocabulary,
@@ -181,7 +182,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         valid_perplexity=content.valid_perplexity,
         state=content.state,
         raw_weights=content.raw_weights,
-        averager=content.averager,
+        averager=replace(content.averager, average=average),
         optimizer=content.optimizer,
         random_states=content.random_states,
     )
@@ -229,7 +230,7 @@ def is_finite(weight: Tensor) -> bool:
 
 
 def _check_averager(content: _Content, vocabulary_size: int) -> None:
-    """Raise ValueError if the average does not fit the weights, and put it in its place."""
+    """Raise ValueError if the average does not fit the weights."""
     averager, state = content.averager, content.state
     if averager.average or bool(averager.count) != bool(content.raw_weights):
         raise ValueError("averager")
@@ -237,12 +238,11 @@ def _check_averager(content: _Content, vocabulary_size: int) -> None:
         raise ValueError("averager")
     if content.raw_weights:
         require_weights(content.raw_weights, content.config.model, vocabulary_size)
-        averager.average = content.weights
 
 
 def _check_optimizer(content: _Content) -> None:
     """Raise ValueError if the optimizer's state is not one of the config's and the parameters'."""
-    if content.optimizer.keys() != {*SLOTS[content.config.optimizer.kind]}:
+    if content.optimizer.keys() != {*OPTIMIZERS[content.config.optimizer.kind].slots}:
         raise ValueError("optimizer")
     for slot, values in content.optimizer.items():
         if values.keys() != content.weights.keys():

@@ -46,7 +46,7 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 state.hidden = network.zero_state(run.share.streams)
             while state.windows_done < run.windows:
                 count = min(stepper.max_steps_per_call, _steps_to_next_record(run, max_steps))
-                rates = _rates(run, count)
+                rates = [_learning_rate(run, run.step + index) for index in range(count)]
                 norm, rate = stepper.advance(rates), rates[-1]
                 progress.advance(count, rate)
                 if run.step % run.config.run.log_steps == 0:
@@ -56,14 +56,12 @@ def train(run: Run, stop: StopFlag, max_steps: int | None = None) -> None:
                 if run.step == max_steps:
                     return
                 stop.check()
-            _finish_epoch(run, _rates(run, 1, before=1)[0], progress, stop)
+            _finish_epoch(run, _learning_rate(run, run.step - 1), progress, stop)
 
 
-def _rates(run: Run, count: int, before: int = 0) -> list[float]:
-    """Return the learning rates of the next steps, or from some steps before."""
-    epochs = run.config.training.epochs
-    steps = range(run.step - before, run.step - before + count)
-    return [learning_rate(run.config, Moment(step, run.windows, epochs)) for step in steps]
+def _learning_rate(run: Run, step: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    return learning_rate(run.config, Moment(step, run.windows, run.config.training.epochs))
 
 
 def validation_perplexity(run: Run, stop: StopFlag) -> float:
@@ -116,7 +114,7 @@ def _finish_epoch(run: Run, rate: float, progress: Progress, stop: StopFlag) -> 
     """Validate, record and save at the end of an epoch."""
     state = run.state
     began = time.perf_counter()
-    with run.averager.applied(dict(run.network.named_parameters())):
+    with run.averager.applied(run.network):
         valid_perplexity = validation_perplexity(run, stop)
     if run.saved_step is None:
         run.save()  # so that there is never a best.pt without a last.pt to resume from

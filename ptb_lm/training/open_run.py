@@ -231,10 +231,10 @@ def _differences(made: Config, asked: Config, free: Set[tuple[str, str]]) -> lis
     before, now = made.model_dump(), asked.model_dump()
     differences = []
     for section, values in before.items():
-        if values.get("kind") != now[section].get("kind"):  # then its other keys are others
-            values, now[section] = ({"kind": each[section]["kind"]} for each in (before, now))
-        for key, value in values.items():
-            wanted = now[section][key]
+        # The keys of another kind are others.
+        is_same_kind = values.get("kind") == now[section].get("kind")
+        for key in values if is_same_kind else ["kind"]:
+            value, wanted = values[key], now[section][key]
             longer = (section, key) == ("training", "epochs") and wanted > value
             if wanted != value and not longer and (section, key) not in free:
                 differences.append(f"{section}.{key} was {value!r}, asked for {wanted!r}")

@@ -6,8 +6,8 @@ on the device, so that a step can be captured as a CUDA graph.
 Shapes: V words, H units, N occurrences of words in a window.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,23 @@ Parameters = Mapping[str, nn.Parameter]
 """Parameters by their names in a checkpoint."""
 
 OptimizerState = dict[str, dict[str, Tensor]]
-"""What an optimizer keeps between steps: for each kind of value, one of each parameter by name."""
+"""The state of an optimizer between steps: for each slot, such as ``exp_avg``, a tensor of each
+parameter by name."""
 
 
 class Optimizer(Protocol):
-    """The interface of all optimizers."""
+    """The interface of all optimizers.
+
+    Attributes:
+        slots: the names of the values that are kept of each parameter between steps.
+        takes_rows: whether the gradient of an embedding may be sparse, with the rows of the words
+            in the window.
+    """
+
+    slots: ClassVar[tuple[str, ...]]
+    takes_rows: ClassVar[bool]
+
+    def __init__(self, parameters: Parameters, config: Any) -> None: ...
 
     def step(self, rate: Tensor, factor: Tensor, skip: Tensor) -> None:
         """Update the parameters and drop their gradients.
@@ -115,6 +127,9 @@ class Sgd:
         config: the weight decay is the share of each parameter that a step takes from it.
     """
 
+    slots: ClassVar[tuple[str, ...]] = ()
+    takes_rows: ClassVar[bool] = True
+
     def __init__(self, parameters: Parameters, config: SgdConfig) -> None:
         self.parameters = list(parameters.values())
         self.weight_decay = config.weight_decay
@@ -167,10 +182,11 @@ class Sgd:
 class Adam:
     """Adam (arXiv 1412.6980) or AdamW (arXiv 1711.05101), both PyTorch's, after a clip.
 
-    The state begins at zero. The gradient of an embedding has to be dense.
+    The state begins at zero.
     """
 
-    slots = ("step", "exp_avg", "exp_avg_sq")
+    slots: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
+    takes_rows: ClassVar[bool] = False
 
     def __init__(self, parameters: Parameters, config: AdamConfig) -> None:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -223,17 +239,12 @@ class Adam:
                     value.zero_()
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": Adam}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": Sgd, "adam": Adam, "adamw": Adam}
 """The optimizers, by ``optimizer.kind``."""
-
-SLOTS: dict[str, tuple[str, ...]] = {"sgd": (), "adam": Adam.slots, "adamw": Adam.slots}
-"""What is kept of each parameter between steps, by ``optimizer.kind``."""
-
-TAKES_ROWS = {"sgd"}
-"""The kinds that update only the rows of an embedding for which there is a gradient."""
 
 
 def build_optimizer(network: LanguageModel, config: OptimizerConfig) -> Optimizer:
     """Return the optimizer of a network, and let the network's gradients be as it takes them."""
-    network.embedding.sparse &= config.kind in TAKES_ROWS
-    return OPTIMIZERS[config.kind](dict(network.named_parameters()), config)
+    kind = OPTIMIZERS[config.kind]
+    network.embedding.sparse &= kind.takes_rows
+    return kind(dict(network.named_parameters()), config)

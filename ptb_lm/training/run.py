@@ -37,7 +37,7 @@ class Run:
         saved_step: the step it stands at; None while there is none.
         averager: the average of the weights.
         optimizer: the optimizer, once the training has begun.
-        resumed_optimizer: the optimizer's state in the checkpoint that the run goes on from.
+        resumed_optimizer: the optimizer's state in the checkpoint that the run was resumed from.
         world: the processes that share the training, of which the first has the folder. Whatever
             one of them saves or records, all have to call.
     """
@@ -57,7 +57,7 @@ class Run:
     world: World = SINGLE_PROCESS
 
     def optimizer_state(self) -> OptimizerState:
-        """Return what the optimizer keeps between steps."""
+        """Return the state of the optimizer, also before the training has begun."""
         return self.resumed_optimizer if self.optimizer is None else self.optimizer.state_dict()
 
     @property

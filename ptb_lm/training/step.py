@@ -18,12 +18,7 @@ from ptb_lm.corpus.batching import training_window
 from ptb_lm.errors import PtbLmError
 from ptb_lm.model.cuda_graph import Capture, captured
 from ptb_lm.model.padding import copy_state_, copy_weights_, padded_copy
-from ptb_lm.training.optim import (
-    SLOTS,
-    build_optimizer,
-    clip_factor,
-    gradient_norm,
-)
+from ptb_lm.training.optim import OPTIMIZERS, build_optimizer, clip_factor, gradient_norm
 from ptb_lm.training.run import Run
 
 WIDTH_MULTIPLE = 8
@@ -70,7 +65,8 @@ class Stepper:
         self.run, self.is_copied = run, capture is not None
         self.max_steps_per_call = 200 if self.is_copied else 1
         # The state of an optimizer and the average have the network's own widths.
-        has_state = SLOTS[run.config.optimizer.kind] or run.config.averaging.kind != "none"
+        slots = OPTIMIZERS[run.config.optimizer.kind].slots
+        has_state = slots or run.config.averaging.kind != "none"
         multiple = 1 if has_state else WIDTH_MULTIPLE
         self.network = padded_copy(run.network, multiple) if self.is_copied else run.network
         self.parameters = dict(self.network.named_parameters())
